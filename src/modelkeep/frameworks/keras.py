@@ -1,0 +1,127 @@
+"""Keras: all that a model, its optimizer and its metrics hold, as a state tree, and back, on any backend.
+
+A state saved under one backend loads under another: names, shapes and dtypes are the same but for integers, whose
+width Keras lets the backend choose (they may change it where every value survives).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from modelkeep.errors import UsageError
+from modelkeep.frameworks import keras_arrays
+from modelkeep.frameworks.keras_names import flat_layers, metric_variables, model_variables
+from modelkeep.frameworks.keras_optimizer import optimizer_variables
+from modelkeep.frameworks.mismatch import Fit, Path, check, leaves, nest
+
+PARTS = ("model", "optimizer", "metrics")
+"""The parts of a Keras state."""
+
+_FIT = Fit(
+    "this Keras model",
+    "build and compile it as it was when the state was taken, or load only the parts that fit",
+    integers=True,
+)
+
+
+def state_of(model: Any, *, copy: bool = False) -> dict[str, Any]:
+    """Return the state of a built model: ``{"model": ..., "optimizer": ... or None, "metrics": ...}``.
+
+    Each part is nested dicts with one numpy array for each variable, of its dtype and shape: layers by containment
+    (seed generators included), optimizer scalars and slots by model variable, metrics by name. ``optimizer`` is None
+    for a model that was not compiled. Without ``copy`` the arrays are views that later training steps do not change
+    (copies on torch); let go of them soon, for the backend has to allocate anew as long as they are held. May be
+    called from a callback in the middle of ``fit``.
+
+    Raises:
+        UnsupportedState: a variable that cannot be placed, or that has no value yet.
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    >>> model.compile("sgd", "mse")
+    >>> state = state_of(model)
+    >>> state["model"]["dense"]["kernel"].shape, int(state["optimizer"]["iterations"])
+    ((3, 2), 0)
+    """
+    return {part: _arrays(variables, copy) for part, variables in variables_of(model).items()}
+
+
+def load_into(model: Any, tree: dict[str, Any], *, parts: Sequence[str] = PARTS) -> None:
+    """Put a state into a built model, variable by variable, bit for bit.
+
+    Every path, shape and dtype of the asked ``parts`` is checked first. An optimizer that was not built yet is
+    built when the state has more for it.
+
+    Raises:
+        StateMismatch: some leaf does not fit; up to 20 are listed. No variable was changed.
+        UsageError: ``parts`` names something else than the parts of a Keras state.
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    >>> state = state_of(model, copy=True)
+    >>> model.layers[0].kernel.assign(np.zeros((3, 2))) is None
+    False
+    >>> load_into(model, state)
+    >>> bool((model.layers[0].kernel.numpy() == state["model"]["dense"]["kernel"]).all())
+    True
+    """
+    unknown = sorted(set(parts) - set(PARTS))
+    if unknown:
+        raise UsageError(f"a Keras state has the parts {', '.join(PARTS)}, not {', '.join(unknown)}")
+    found: dict[Path, object] = {}
+    for part in parts:
+        if tree.get(part) is not None:
+            found.update(leaves(tree[part], (part,)))
+    variables = _named(model, parts)
+    optimizer = _optimizer(model)
+    more = any(path[0] == "optimizer" and path not in variables for path in found)
+    if more and optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
+        variables = _named(model, parts)
+    wanted = {path: keras_arrays.spec(variable) for path, variable in variables.items()}
+    for path, array in check(wanted, found, _FIT).items():
+        keras_arrays.write(variables[path], array)
+    _refresh(model)
+
+
+def variables_of(model: Any) -> dict[str, dict[Path, Any] | None]:
+    """Return the variables of each part by path, with the values of this moment (jax keeps them aside in ``fit``).
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    >>> variables_of(model)["model"][("dense", "bias")] is model.layers[0].bias
+    True
+    """
+    if keras.backend.backend() == "jax" and isinstance(model, keras.Model):
+        model.jax_state_sync()
+    found = model_variables(model)
+    optimizer = _optimizer(model)
+    named = None
+    if optimizer is not None:
+        named = optimizer_variables(optimizer, {id(variable): path for path, variable in found.items()})
+    return {"model": found, "optimizer": named, "metrics": metric_variables(model)}
+
+
+def _named(model: Any, parts: Sequence[str]) -> dict[Path, Any]:
+    return {
+        (part, *path): variable
+        for part, variables in variables_of(model).items()
+        if part in parts and variables is not None
+        for path, variable in variables.items()
+    }
+
+
+def _arrays(variables: dict[Path, Any] | None, copy: bool) -> dict[str | int, Any] | None:
+    if variables is None:
+        return None
+    return nest({path: keras_arrays.read(variable, copy=copy) for path, variable in variables.items()})
+
+
+def _optimizer(model: Any) -> Any:
+    return getattr(model, "optimizer", None)
+
+
+def _refresh(model: Any) -> None:
+    for layer in flat_layers(model):
+        if isinstance(layer, keras.layers.Normalization):
+            # It computes with constants that it derived from its variables.
+            layer.finalize_state()

@@ -1,0 +1,79 @@
+"""The value of a Keras variable as numpy and back, bit for bit, on the backend that Keras runs on.
+
+Keras's own ``convert_to_numpy`` copies, and moves bfloat16 through float32; the framework modules do neither.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from modelkeep.errors import UnsupportedState
+from modelkeep.frameworks.mismatch import Spec
+
+
+def read(variable: Any, *, copy: bool) -> np.ndarray:
+    """Return the value; a read-only view where the backend never writes to a buffer that is held (not on torch).
+
+    Raises:
+        UnsupportedState: the variable has no value yet, or one that numpy cannot hold.
+    """
+    value = _value(variable)
+    match keras.backend.backend():
+        case "tensorflow":
+            from modelkeep.frameworks import tensorflow
+
+            return tensorflow.to_numpy(value, copy=copy)
+        case "jax":
+            from modelkeep.frameworks import jax
+
+            return jax.to_numpy(value, copy=copy)
+        case "torch":
+            from modelkeep.frameworks import torch
+
+            return torch.to_numpy(value)
+        case _:
+            return np.array(value)
+
+
+def spec(variable: Any) -> Spec:
+    """Return dtype and shape of the value as the backend holds it (torch keeps uint16 as int32)."""
+    value = _value(variable)
+    match keras.backend.backend():
+        case "tensorflow":
+            dtype = np.dtype(value.dtype.as_numpy_dtype)
+        case "torch":
+            from modelkeep.frameworks import torch
+
+            dtype = torch.dtype_of(value)
+        case _:
+            dtype = np.dtype(value.dtype)
+    return Spec(dtype, tuple(int(size) for size in value.shape))
+
+
+def write(variable: Any, array: np.ndarray) -> None:
+    """Assign an array of the variable's own dtype and shape; ``array`` may be reused afterwards."""
+    match keras.backend.backend():
+        case "tensorflow":
+            from modelkeep.frameworks import tensorflow
+
+            variable.assign(tensorflow.from_numpy(array))
+        case "jax":
+            from modelkeep.frameworks import jax
+
+            variable.assign(jax.from_numpy(array, _value(variable)))
+        case "torch":
+            from modelkeep.frameworks import torch
+
+            torch.assign(_value(variable), array)
+        case _:
+            variable.assign(np.array(array))
+
+
+def _value(variable: Any) -> Any:
+    if not isinstance(variable, keras.Variable):
+        return variable
+    if variable._value is None:
+        # Asked for its value, Keras would draw a new initial one.
+        raise UnsupportedState(f"the variable {variable.path!r} has no value yet; build the model first")
+    return variable._value

@@ -1,0 +1,78 @@
+"""The seam to ``Model.fit``: a Keras data adapter that gives it a source, one epoch at a time."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+
+from modelkeep.training.keras.data import Batch, Source
+
+
+class Feed(DataAdapter):  # type: ignore[misc]  # keras is untyped
+    """Feeds ``Model.fit`` from the position that the loop has set.
+
+    ``Model.fit`` asks for an iterator at each epoch's start, and for one more at its end, which it drops: only
+    the first request of an epoch opens the source.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.skip = 0
+        self.on_open: Callable[[], None] | None = None
+        self._epoch: int | None = None
+        self._opened = False
+
+    def begin(self, epoch: int) -> None:
+        """The loop is at the start of ``epoch``; its first ``skip`` batches are behind."""
+        self._epoch = epoch
+        self._opened = False
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._epoch is None:
+            return iter([self.source.sample()])
+        if self._opened:
+            return iter(())
+        self._opened = True
+        batches = self.source.open(self._epoch, self.skip)
+        if self.on_open is not None:
+            self.on_open()
+        return batches
+
+    def get_tf_dataset(self) -> "Feed":
+        """Keras' TensorFlow trainer only iterates over what it gets, so it gets the feed itself."""
+        return self
+
+    def get_jax_iterator(self) -> Iterator[Batch]:
+        return iter(self)
+
+    def get_torch_dataloader(self) -> Iterator[Batch]:
+        return iter(self)
+
+    def get_numpy_iterator(self) -> Iterator[Batch]:
+        return iter(self)
+
+    @property
+    def num_batches(self) -> int | None:
+        return None if self.source.steps is None else self.source.steps - self.skip
+
+    @property
+    def batch_size(self) -> None:
+        return None
+
+    @property
+    def has_partial_batch(self) -> None:
+        return None
+
+    @property
+    def partial_batch_size(self) -> None:
+        return None
+
+    def on_epoch_begin(self) -> None:
+        if self._epoch is not None:
+            self.source.epoch_began()
+
+    def on_epoch_end(self) -> None:
+        """Keras also calls this before the first epoch, where nothing has ended."""
+        if self._epoch is not None:
+            self._epoch = None
+            self.source.epoch_ended()

@@ -1,0 +1,273 @@
+"""``fit``: Keras' ``Model.fit`` that survives any kill and goes on bit for bit."""
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras.callbacks import History
+from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
+
+from modelkeep.errors import NotExact, UsageError
+from modelkeep.frameworks import keras as keras_door
+from modelkeep.training.interrupt import catch
+from modelkeep.training.keras.callbacks import missing_callbacks
+from modelkeep.training.keras.data import Order, source_of
+from modelkeep.training.keras.exactness import findings, findings_in_step
+from modelkeep.training.keras.feed import Feed
+from modelkeep.training.keras.loop import Loop, Plan
+from modelkeep.training.keras.progress import final_variables
+from modelkeep.training.policy import Every, Retain, every
+from modelkeep.training.run import Run
+
+
+def fit(
+    model: keras.Model,
+    x: Any = None,
+    y: Any = None,
+    *,
+    run: "Run | str",
+    checkpoint: Every | None = None,
+    retain: Retain | None = None,
+    exact: bool = True,
+    **arguments: Any,
+) -> History:
+    """Train ``model`` as ``Model.fit`` does; killed at any moment, the same call goes on bit for bit.
+
+    The state of the training is saved in the background: weights, optimizer, metrics, random generators, the position
+    in the data, callbacks and history. When the process dies, run the same script again: the run ends with the bits
+    that it would have had. A finished run returns its history at once and its final weights are put into ``model``;
+    with more ``epochs`` it goes on.
+
+    Args:
+        model: a compiled Keras model, on any backend.
+        x, y, arguments: as for ``Model.fit``: arrays and tensors, ``tf.data.Dataset``, ``keras.utils.PyDataset``.
+        run: the run of ``keep.run(...)``, or a name: a run in the default keep (``$MODELKEEP_KEEP``, else ``./keep``).
+        checkpoint: when to save, of ``modelkeep.every``; by default each epoch and every five minutes.
+        retain: which checkpoints stay, of ``modelkeep.retain``; by default the last three.
+        exact: False goes on where the resume could not be bit for bit, and marks the run.
+
+    Returns: the ``History``, whole: with the epochs before the kill.
+
+    Raises:
+        NotExact: something in the model, the data or the callbacks cannot be resumed bit for bit; each with its fix.
+        StateMismatch: the model's layers are not those of the checkpoint; each path, wanted and found.
+        SystemExit: with code 75 after SIGTERM, the state saved: run the same command again.
+        KeyboardInterrupt: after Ctrl-C, the state saved.
+
+    When this returns, the final state is durable.
+    """
+    call = _Call.of(model, x, y, arguments)
+    run = Run.of(run, exact=exact)
+    if retain is not None:
+        run.retain = retain
+    feed, validation = call.feed(run.seed), call.validation_feed(run.seed)
+    _build(model, feed)
+    if _is_finished(run, call.epochs):
+        return _finished_history(model, run)
+    _refuse_or_mark(run, findings(call.callbacks, call.data[0], feed), exact=exact)
+    run.check_fingerprint()
+    try:
+        with catch() as signals:
+            plan = Plan(
+                run=run,
+                every=checkpoint or every(epochs=1, seconds=300),
+                signals=signals,
+                feed=feed,
+                validation=validation,
+                on_first_step=lambda: _refuse_or_mark(run, findings_in_step(model.train_function), exact=exact),
+            )
+            loop = call.loop(model, plan)
+            _start(loop, run, call, exact=exact)
+            _train(model, loop, call, plan)
+            _finish(loop, run)
+    except BaseException:
+        run.close()
+        raise
+    history: History = model.history
+    return history
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """The arguments of ``Model.fit``, sorted by who takes them."""
+
+    data: tuple[Any, Any, Any]
+    validation: Any
+    callbacks: list[Any]
+    epochs: int
+    initial_epoch: int
+    verbose: Any
+    shuffle: Any
+    class_weight: Any
+    batch_size: int | None
+    rest: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: keras.Model, x: Any, y: Any, arguments: dict[str, Any]) -> "_Call":
+        signature = inspect.signature(keras.Model.fit)
+        try:
+            bound = signature.bind(model, x, y, **arguments)
+        except TypeError as error:
+            known = ", ".join(name for name in signature.parameters if name != "self")
+            raise UsageError(f"modelkeep.keras.fit: {error}; it takes what Model.fit takes: {known}") from None
+        bound.apply_defaults()
+        given = dict(bound.arguments)
+        for name in ("self", "x", "y"):
+            given.pop(name)
+        data = (x, y, given.pop("sample_weight"))
+        validation, split = given.pop("validation_data"), given.pop("validation_split")
+        if split and validation is None:
+            data, validation = array_slicing.train_validation_split(data, validation_split=split)
+        callbacks = given.pop("callbacks")
+        return cls(
+            data=data,
+            validation=validation,
+            callbacks=keras.tree.flatten(callbacks) if callbacks is not None else [],
+            epochs=given.pop("epochs"),
+            initial_epoch=given.pop("initial_epoch"),
+            verbose=given.pop("verbose"),
+            shuffle=given.pop("shuffle"),
+            class_weight=given.pop("class_weight"),
+            batch_size=given.pop("batch_size"),
+            rest=given,
+        )
+
+    def feed(self, seed: int) -> Feed | None:
+        source = source_of(
+            self.data,
+            batch_size=self.batch_size,
+            steps=self.rest["steps_per_epoch"],
+            class_weight=self.class_weight,
+            order=Order(seed, bool(self.shuffle)),
+            within_batches=self.shuffle == "batch",
+        )
+        return Feed(source) if source is not None else None
+
+    def validation_feed(self, seed: int) -> Feed | None:
+        """Arrays are evaluated as they are; datasets have an order of their own, which a new process must find again."""
+        if self.validation is None:
+            return None
+        data = data_adapter_utils.unpack_x_y_sample_weight(self.validation)
+        source = source_of(
+            data,
+            batch_size=self.rest["validation_batch_size"] or self.batch_size,
+            steps=self.rest["validation_steps"],
+            class_weight=None,
+            order=Order(seed, shuffle=False),
+        )
+        return Feed(source) if source is not None else None
+
+    def loop(self, model: keras.Model, plan: Plan) -> Loop:
+        return Loop(
+            self.callbacks,
+            plan,
+            add_history=True,
+            add_progbar=self.verbose != 0,
+            verbose=self.verbose,
+            epochs=self.epochs,
+            steps=plan.feed.num_batches if plan.feed else self.rest["steps_per_epoch"],
+            model=model,
+        )
+
+    def arguments(self, plan: Plan) -> dict[str, Any]:
+        """What ``Model.fit`` gets: the feeds where there are any, else what the caller gave."""
+        rest = dict(self.rest)
+        if plan.feed is not None:
+            rest["steps_per_epoch"] = None
+            given: dict[str, Any] = {"x": plan.feed, "shuffle": False}
+        else:
+            x, y, sample_weight = self.data
+            given = {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": self.batch_size}
+            given |= {"shuffle": self.shuffle, "class_weight": self.class_weight}
+        validation = self.validation
+        if plan.validation is not None:
+            rest |= {"validation_steps": None, "validation_batch_size": None}
+            validation = plan.validation
+        return {**given, **rest, "validation_data": validation}
+
+
+def _refuse_or_mark(run: Run, problems: list[str], *, exact: bool) -> None:
+    if not problems:
+        return
+    text = "\n".join(f"  - {problem}" for problem in problems)
+    if exact:
+        raise NotExact(f"run {run.name} could not be resumed bit for bit:\n{text}\nor pass exact=False to go on anyway")
+    run.mark_not_exact(problems)
+    warnings.warn(f"run {run.name} will not resume bit for bit:\n{text}", RuntimeWarning, stacklevel=3)
+
+
+def _build(model: keras.Model, feed: Feed | None) -> None:
+    """Make every variable before anything is saved or put back: Keras makes some of them in the first step."""
+    if model.optimizer is None and getattr(model, "loss", None) is None and not model.compiled:
+        raise UsageError("the model is not compiled; call model.compile(...) before fit")
+    if feed is not None:
+        model._symbolic_build(data_batch=feed.source.sample())
+
+
+def _start(loop: Loop, run: Run, call: "_Call", *, exact: bool) -> None:
+    if run.resumed is None:
+        loop.start_at(call.initial_epoch)
+        loop.save("start", wait=True)
+        return
+    tree = run.resumed[1]
+    _refuse_or_mark(run, missing_callbacks(loop.callbacks, tree["training"]["callbacks"]), exact=exact)
+    loop.resume(tree)
+
+
+def _train(model: keras.Model, loop: Loop, call: "_Call", plan: Plan) -> None:
+    arguments = call.arguments(plan)
+    if loop.position.batch and plan.feed is not None:
+        plan.feed.skip, loop.more_to_come = loop.position.batch, True
+        with _without_finalizing(model.optimizer):
+            epoch = loop.position.epoch
+            model.fit(**arguments, callbacks=loop, initial_epoch=epoch, epochs=epoch + 1)
+        plan.feed.skip, loop.more_to_come = 0, False
+    first = loop.position.epoch
+    last = first if loop.stopped else max(call.epochs, first)
+    model.fit(**arguments, callbacks=loop, initial_epoch=first, epochs=last)
+
+
+@contextmanager
+def _without_finalizing(optimizer: Any) -> Iterator[None]:
+    """``Model.fit`` ends with the optimizer's averages put into the model, which is right for the last call only."""
+    if optimizer is None:
+        yield
+        return
+    optimizer.finalize_variable_values = lambda variables: None
+    try:
+        yield
+    finally:
+        del optimizer.finalize_variable_values
+
+
+def _finish(loop: Loop, run: Run) -> None:
+    tree = loop.capture() | {"continue": loop.before_the_end}
+    run.save(tree, step=loop.position.step, epoch=loop.position.epoch, metrics=loop.last_logs, reason="final", wait=True)
+    history: History = loop.model.history
+    run.finish(
+        {"epochs": loop.position.epoch, "stopped": loop.stopped, "history": history.history, "epoch": history.epoch}
+    )
+
+
+def _is_finished(run: Run, epochs: int) -> bool:
+    """Whether nothing is left to do; a final checkpoint that is damaged is made again from the one before."""
+    finished = run.finished
+    if finished is None or run.resumed is None or run.resumed[0].reason != "final":
+        return False
+    return bool(finished["stopped"] or finished["epochs"] >= epochs)
+
+
+def _finished_history(model: keras.Model, run: Run) -> History:
+    """The history of a finished run; its final weights are put into the model."""
+    assert run.resumed is not None and run.finished is not None
+    tree = run.resumed[1]
+    keras_door.load_into(model, final_variables(tree))
+    history = History()
+    history.set_model(model)
+    history.history, history.epoch = dict(run.finished["history"]), list(run.finished["epoch"])
+    model.history = history
+    return history

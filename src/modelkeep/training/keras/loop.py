@@ -1,0 +1,193 @@
+"""The loop around ``Model.fit``: a callback list that sees every step after all callbacks have.
+
+Here training is captured, put back, and stopped by a signal.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from keras.callbacks import CallbackList
+from keras.src.utils.python_utils import pythonify_logs
+
+from modelkeep.frameworks import keras as keras_door
+from modelkeep.training.interrupt import Signals, leave
+from modelkeep.training.keras.callbacks import prepare_callbacks, restore_callbacks
+from modelkeep.training.keras.feed import Feed
+from modelkeep.training.keras.progress import Position, State, capture, variables_to_continue
+from modelkeep.training.policy import Every
+from modelkeep.training.randomness import restore_generators
+from modelkeep.training.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a loop works with."""
+
+    run: Run
+    every: Every
+    signals: Signals
+    feed: Feed | None
+    """The training data; None for data that open only at their beginning: checkpoints are then at epoch ends."""
+    validation: Feed | None
+    on_first_step: Callable[[], None]
+
+
+class Loop(CallbackList):  # type: ignore[misc]  # keras is untyped
+    """Drives the callbacks of one training, which may be two calls of ``Model.fit``.
+
+    A training that resumes inside an epoch first finishes that epoch in a call of its own, and then goes on; the
+    callbacks see one training.
+    """
+
+    def __init__(self, callbacks: list[Any], plan: Plan, **keras_arguments: Any) -> None:
+        super().__init__(callbacks, **keras_arguments)
+        self._plan = plan
+        self._saved: State | None = None
+        self._began = self._stepped = False
+        self._shift = 0
+        self._last_saved = (0, time.monotonic())
+        self.more_to_come = False
+        self.position = Position()
+        self.last_logs: Mapping[str, float] | None = None
+        self.before_the_end: State = {}
+
+    def resume(self, tree: State) -> None:
+        """Go on from a checkpoint's tree; the variables are put back here, the rest when Keras has begun."""
+        self._saved = tree
+        self.position = Position.of(tree)
+        self.last_logs = tree["training"]["logs"]
+        self._last_saved = (self.position.step, time.monotonic())
+        self.model.stop_training = tree["training"]["stop"]
+        self.before_the_end = variables_to_continue(tree)
+        keras_door.load_into(self.model, self.before_the_end)
+
+    def start_at(self, epoch: int) -> None:
+        """Begin a fresh training at ``epoch``, as ``initial_epoch`` asks."""
+        self.position = Position(epoch=epoch)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a callback has ended the training."""
+        return bool(self.model.stop_training)
+
+    def capture(self) -> State:
+        """The whole state of the training at this step."""
+        feeds = {"train": self._plan.feed, "validation": self._plan.validation}
+        data = {name: feed.source.state() for name, feed in feeds.items() if feed is not None}
+        return capture(self.model, self.callbacks, self.position, logs=self.last_logs, data=data)
+
+    def save(self, reason: str, *, metrics: Mapping[str, float] | None = None, wait: bool = False) -> None:
+        """Hand the state of now to the background writer (``wait=True``: until it is durable)."""
+        step, epoch = self.position.step, self.position.epoch
+        self._plan.run.save(self.capture(), step=step, epoch=epoch, metrics=metrics, reason=reason, wait=wait)
+        self._last_saved = (step, time.monotonic())
+
+    # What Keras calls
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if self._began:
+            return
+        self._began = True
+        if self._saved is None:
+            super().on_train_begin(logs)
+            return
+        callbacks = self._saved["training"]["callbacks"]
+        prepare_callbacks(self.callbacks, callbacks)
+        super().on_train_begin(logs)
+        restore_callbacks(self.callbacks, callbacks)
+        if self.position.batch == 0:
+            self._restore_rest()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.position = replace(self.position, epoch=epoch)
+        if self._plan.feed is not None:
+            self._plan.feed.begin(epoch)
+        super().on_epoch_begin(epoch, logs)
+        if self._saved is not None:
+            self._resume_inside_epoch(self._saved)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        super().on_train_batch_begin(batch + self._shift, logs)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        batch += self._shift
+        super().on_train_batch_end(batch, logs)
+        done = batch + 1
+        self.position = replace(self.position, batch=done, step=self.position.step + done - self.position.batch)
+        if not self._stepped:
+            self._stepped = True
+            self._plan.on_first_step()
+        pending = self._plan.signals.pending
+        if pending is not None or self._due(epochs_ended=None):
+            self._save_inside_epoch(pending, logs)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        if self._plan.validation is not None:
+            self._plan.validation.begin(self.position.evaluations)
+        self.position = replace(self.position, evaluations=self.position.evaluations + 1)
+        super().on_test_begin(logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        super().on_epoch_end(epoch, logs)
+        self.last_logs = pythonify_logs(logs)
+        self._plan.run.log(self.last_logs, step=self.position.step, epoch=epoch)
+        self.position, self._shift = replace(self.position, epoch=epoch + 1, batch=0), 0
+        if self.stopped or self.position.epoch == self.params["epochs"]:
+            self.before_the_end = keras_door.state_of(self.model)
+        pending = self._plan.signals.pending
+        if pending is not None or self.stopped or self._due(epochs_ended=self.position.epoch):
+            self.save("signal" if pending else "policy", metrics=self.last_logs, wait=pending is not None)
+        self._leave_if(pending)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if not self.more_to_come:
+            super().on_train_end(logs if logs is not None else self.last_logs)
+
+    # How it goes on
+
+    def _due(self, *, epochs_ended: int | None) -> bool:
+        last_step, last_time = self._last_saved
+        return self._plan.every.due(
+            step=self.position.step,
+            epoch_ended=epochs_ended,
+            now=time.monotonic(),
+            last_step=last_step,
+            last_time=last_time,
+        )
+
+    def _save_inside_epoch(self, pending: int | None, logs: Any) -> None:
+        """Not after the last batch of an epoch: its end is next and saves, with the validation done."""
+        steps = self._plan.feed.source.steps if self._plan.feed is not None else None
+        if steps is None:
+            self._leave_if(pending)  # the position cannot be found again: the last epoch's end is kept
+        elif self.position.batch < steps and not self.stopped:
+            self._flush_futures()
+            self.save("signal" if pending else "policy", metrics=pythonify_logs(logs), wait=pending is not None)
+            self._leave_if(pending)
+
+    def _resume_inside_epoch(self, saved: State) -> None:
+        """``on_epoch_begin`` has run a second time for this epoch: what it changed is put back too."""
+        assert self._plan.feed is not None
+        keras_door.load_into(self.model, variables_to_continue(saved))
+        restore_callbacks(self.callbacks, saved["training"]["callbacks"])
+        self._shift = self.position.batch
+        self._plan.feed.on_open = self._restore_rest
+
+    def _restore_rest(self) -> None:
+        """Last of all, when nothing else draws from them any more: the data's own state and the generators."""
+        assert self._saved is not None
+        training, self._saved = self._saved["training"], None
+        feeds = {"train": self._plan.feed, "validation": self._plan.validation}
+        for name, feed in feeds.items():
+            if feed is not None:
+                feed.on_open = None
+                feed.source.restore(training["data"].get(name, {}))
+        self.model.stop_training = training["stop"]
+        restore_generators(training["generators"])
+
+    def _leave_if(self, signal: int | None) -> None:
+        if signal is not None:
+            self._plan.run.close()
+            leave(signal)

@@ -1,0 +1,79 @@
+"""Runs trainings as processes, kills them, and compares what they end with."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCRIPT = Path(__file__).with_name("train_case.py")
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+class TrainingFailed(AssertionError):
+    """A training process ended otherwise than by finishing or by SIGKILL."""
+
+
+def train(case: dict[str, Any], keep: Path, out: Path, *, kill_seed: int | None = None) -> bool:
+    """Run one process of the case. Returns whether it finished; False when it was killed, as asked.
+
+    Raises:
+        TrainingFailed: it ended in another way; with what it printed.
+    """
+    command = [sys.executable, str(SCRIPT), json.dumps(case), str(keep), str(out)]
+    command += [] if kill_seed is None else [str(kill_seed)]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode == 0:
+        return True
+    if done.returncode == -signal.SIGKILL and kill_seed is not None:
+        return False
+    raise TrainingFailed(f"exit {done.returncode} of {case}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
+
+
+def train_killed(case: dict[str, Any], keep: Path, out: Path, *, kills: int, seed: int) -> list[str]:
+    """Kill the case up to ``kills`` times at random moments, then let it finish.
+
+    Returns: what each kill hit: ``batch``, ``validation``, ``save`` or ``epoch``.
+    """
+    for number in range(kills):
+        if train(case, keep, out, kill_seed=seed * 1000 + number):
+            break
+    else:
+        train(case, keep, out)
+    log = Path(f"{out}.killed")
+    return log.read_text().split() if log.exists() else []
+
+
+def assert_same_end(first: Path, second: Path) -> None:
+    """History, every variable and what the callbacks hold are equal bit for bit."""
+    one, other = (pickle.loads(path.read_bytes()) for path in (first, second))
+    assert one["epochs"] == other["epochs"]
+    assert _exact(one["history"]) == _exact(other["history"])
+    assert _renamed(one["callbacks"], first) == _renamed(other["callbacks"], second)
+    left, right = dict(_arrays(one["state"])), dict(_arrays(other["state"]))
+    assert left.keys() == right.keys()
+    differing = [path for path in left if left[path] != right[path]]
+    assert not differing, f"{len(differing)} of {len(left)} variables differ: {differing[:10]}"
+
+
+def _exact(history: dict[str, list[float]]) -> dict[str, list[str]]:
+    return {name: [float(value).hex() for value in values] for name, values in history.items()}
+
+
+def _renamed(observed: dict[str, Any], out: Path) -> dict[str, str]:
+    return {name.replace(out.name, "OUT"): repr(value) for name, value in observed.items()}
+
+
+def _arrays(tree: Any, path: str = "") -> Any:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _arrays(value, f"{path}/{key}")
+    elif tree is not None:
+        array = np.asarray(tree)
+        yield path, (str(array.dtype), array.shape, array.tobytes())

@@ -1,0 +1,52 @@
+"""What people really train with resumes bit for bit too: each case is killed, resumed and compared."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import assert_same_end, train, train_killed
+
+CASES: dict[str, dict[str, Any]] = {
+    "weights of samples": {"backend": "jax", "data": "arrays_weighted", "callbacks": "board"},
+    "weights of classes, validated every second epoch": {"backend": "tensorflow", "data": "arrays_class_weight"},
+    "validation split, shuffled within batches": {"backend": "torch", "data": "arrays_split"},
+    "epochs shorter than the data": {"backend": "jax", "data": "arrays_steps"},
+    "tensors, a rate that decays by what it was": {"backend": "tensorflow", "data": "tensors", "callbacks": "scheduled"},
+    "a repeated tf.data with steps_per_epoch": {"backend": "tensorflow", "data": "tf_data_repeated"},
+    "a PyDataset with threads": {"backend": "tensorflow", "data": "py_dataset_threads"},
+    "a PyDataset with processes": {"backend": "torch", "data": "py_dataset_processes"},
+    "several steps an execution": {
+        "backend": "tensorflow",
+        "data": "arrays",
+        "compile": {"steps_per_execution": 4},
+        "every": {"steps": 4, "epochs": 1},
+    },
+    "mixed_float16 with loss scaling": {"backend": "tensorflow", "data": "arrays", "model": "mixed"},
+    "compiled by XLA": {"backend": "tensorflow", "data": "arrays", "compile": {"jit_compile": True}},
+    "run eagerly": {"backend": "jax", "data": "arrays", "compile": {"run_eagerly": True}},
+    "a subclassed model": {"backend": "tensorflow", "data": "arrays", "model": "subclassed"},
+    "a train_step of its own, tensorflow": {"backend": "tensorflow", "data": "arrays", "model": "custom_step"},
+    "a train_step of its own, jax": {"backend": "jax", "data": "arrays", "model": "custom_step"},
+    "a train_step of its own, torch": {"backend": "torch", "data": "arrays", "model": "custom_step"},
+    "files of callbacks": {"backend": "torch", "data": "arrays", "callbacks": "files"},
+    "averaged weights": {
+        "backend": "tensorflow",
+        "data": "arrays",
+        "callbacks": "averaged",
+        "optimizer": {"use_ema": True, "ema_momentum": 0.9},
+    },
+    "weights averaged into the model at the end": {
+        "backend": "jax",
+        "data": "arrays",
+        "callbacks": "none",
+        "optimizer": {"use_ema": True, "ema_momentum": 0.9, "gradient_accumulation_steps": 2},
+    },
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    train(case, tmp_path / "whole-keep", tmp_path / "whole")
+    train_killed(case, tmp_path / "killed-keep", tmp_path / "killed", kills=2, seed=sum(map(ord, name)))
+    assert_same_end(tmp_path / "whole", tmp_path / "killed")

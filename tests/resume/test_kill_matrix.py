@@ -1,0 +1,49 @@
+"""A training killed at random moments ends with the bits of one that was left alone.
+
+The matrix is {backend} x {kind of data} x {schedule}. A sample runs by default, all of it with 20 kills a case under
+``-m torture``.
+"""
+
+import json
+from collections import Counter
+from itertools import product
+from pathlib import Path
+
+import pytest
+from harness import assert_same_end, train, train_killed
+
+BACKENDS = ("tensorflow", "jax", "torch")
+SCHEDULES = {
+    "plateau": {"callbacks": "plateau"},
+    "decayed": {"callbacks": "files", "schedule": "decayed"},
+}
+MATRIX = list(product(BACKENDS, ("arrays", "tf_data", "py_dataset"), SCHEDULES))
+SAMPLE = [
+    ("tensorflow", "arrays", "plateau"),
+    ("jax", "tf_data", "plateau"),
+    ("torch", "py_dataset", "plateau"),
+    ("tensorflow", "tf_data", "decayed"),
+]
+
+
+def kill_and_compare(backend: str, data: str, schedule: str, folder: Path, *, kills: int) -> list[str]:
+    case = {"backend": backend, "data": data, **SCHEDULES[schedule]}
+    train(case, folder / "whole-keep", folder / "whole")
+    seed = len(folder.name) + sum(map(ord, backend + data + schedule))
+    hits = train_killed(case, folder / "killed-keep", folder / "killed", kills=kills, seed=seed)
+    assert_same_end(folder / "whole", folder / "killed")
+    return hits
+
+
+@pytest.mark.parametrize(("backend", "data", "schedule"), SAMPLE)
+def test_a_killed_training_ends_with_the_same_bits(backend: str, data: str, schedule: str, tmp_path: Path) -> None:
+    assert kill_and_compare(backend, data, schedule, tmp_path, kills=3)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize(("backend", "data", "schedule"), MATRIX)
+def test_twenty_kills_change_no_bit(
+    backend: str, data: str, schedule: str, tmp_path: Path, record_property: pytest.FixtureRequest
+) -> None:
+    hits = kill_and_compare(backend, data, schedule, tmp_path, kills=20)
+    record_property("hits", json.dumps(Counter(hits)))  # type: ignore[operator]
