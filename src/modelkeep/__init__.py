@@ -1,0 +1,88 @@
+"""modelkeep: training that survives any crash and resumes bit for bit; states that are kept, verified and found again.
+
+>>> import modelkeep as mk
+>>> keep = mk.open("memory://docs-package")
+>>> keep
+Keep('memory://docs-package', 0 runs)
+
+Names are imported when they are first used, so that ``import modelkeep`` loads no framework. ``mk.keras`` needs Keras.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelkeep import errors as errors
+    from modelkeep.keep import Keep as Keep
+    from modelkeep.keep import open as open
+    from modelkeep.snapshot import Snapshot as Snapshot
+    from modelkeep.store import Checkpoint as Checkpoint
+    from modelkeep.store import MetricRow as MetricRow
+    from modelkeep.training import keras as keras
+    from modelkeep.training.policy import Best as Best
+    from modelkeep.training.policy import Every as Every
+    from modelkeep.training.policy import Retain as Retain
+    from modelkeep.training.policy import best as best
+    from modelkeep.training.policy import every as every
+    from modelkeep.training.policy import retain as retain
+    from modelkeep.training.run import Run as Run
+    from modelkeep.training.summary import RunSummary as RunSummary
+    from modelkeep.values import Ref as Ref
+
+    __version__: str
+
+_HOMES = {
+    "Best": "modelkeep.training.policy",
+    "Checkpoint": "modelkeep.store",
+    "Every": "modelkeep.training.policy",
+    "Keep": "modelkeep.keep",
+    "MetricRow": "modelkeep.store",
+    "Ref": "modelkeep.values",
+    "Retain": "modelkeep.training.policy",
+    "Run": "modelkeep.training.run",
+    "RunSummary": "modelkeep.training.summary",
+    "Snapshot": "modelkeep.snapshot",
+    "best": "modelkeep.training.policy",
+    "every": "modelkeep.training.policy",
+    "open": "modelkeep.keep",
+    "retain": "modelkeep.training.policy",
+}
+_MODULES = {"errors": "modelkeep.errors", "keras": "modelkeep.training.keras"}
+
+# Without "keras": `from modelkeep import *` must work where Keras is not installed.
+__all__ = [
+    "Best",
+    "Checkpoint",
+    "Every",
+    "Keep",
+    "MetricRow",
+    "Ref",
+    "Retain",
+    "Run",
+    "RunSummary",
+    "Snapshot",
+    "best",
+    "errors",
+    "every",
+    "open",
+    "retain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        found: Any = getattr(import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        found = import_module(_MODULES[name])
+    elif name == "__version__":
+        from modelkeep.training.start import version
+
+        found = version()
+    else:
+        raise AttributeError(f"module 'modelkeep' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES, *_MODULES, "__version__"])

@@ -53,7 +53,7 @@ such as 'my-run'
     return name
 
 
-def _name_fault(name: str) -> str:
+def _name_fault(name: object) -> str:
     """What is wrong with ``name``, or an empty string."""
     if not isinstance(name, str):
         return f"is of type {type(name).__name__}, not str"
@@ -79,7 +79,7 @@ def _cleaned(name: object) -> str:
     text = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")[:NAME_LENGTH].rstrip("-.")
     if not text:
         return "name"
-    return f"{text[: NAME_LENGTH - 1]}_" if _RESERVED.fullmatch(text.split(".")[0]) else text
+    return f"_{text[: NAME_LENGTH - 1]}".rstrip("-.") if _RESERVED.fullmatch(text) else text
 
 
 @dataclass(frozen=True, slots=True)

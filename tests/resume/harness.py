@@ -27,7 +27,12 @@ def train(case: dict[str, Any], keep: Path, out: Path, *, kill_seed: int | None 
     """
     command = [sys.executable, str(SCRIPT), json.dumps(case), str(keep), str(out)]
     command += [] if kill_seed is None else [str(kill_seed)]
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": case["backend"],
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": os.pathsep.join([str(SOURCE), str(SCRIPT.parent)]),
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode == 0:
         return True

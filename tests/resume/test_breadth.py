@@ -11,7 +11,11 @@ CASES: dict[str, dict[str, Any]] = {
     "weights of classes, validated every second epoch": {"backend": "tensorflow", "data": "arrays_class_weight"},
     "validation split, shuffled within batches": {"backend": "torch", "data": "arrays_split"},
     "epochs shorter than the data": {"backend": "jax", "data": "arrays_steps"},
-    "tensors, a rate that decays by what it was": {"backend": "tensorflow", "data": "tensors", "callbacks": "scheduled"},
+    "tensors, a rate that decays by what it was": {
+        "backend": "tensorflow",
+        "data": "tensors",
+        "callbacks": "scheduled",
+    },
     "a repeated tf.data with steps_per_epoch": {"backend": "tensorflow", "data": "tf_data_repeated"},
     "a PyDataset with threads": {"backend": "tensorflow", "data": "py_dataset_threads"},
     "a PyDataset with processes": {"backend": "torch", "data": "py_dataset_processes"},

@@ -6,28 +6,23 @@ the training ended with, and with ``SEED`` the process dies at a random moment t
 
 import json
 import os
-import sys
-
-CASE, KEEP, OUT = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
-os.environ["KERAS_BACKEND"] = CASE["backend"]
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import pickle
 import random
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 import cases
 import keras
+from modelkeep.backend.local import LocalBackend
 
 import modelkeep as mk
-from modelkeep.backend.local import LocalBackend
 from modelkeep.frameworks import keras as keras_door
+
+CASE, KEEP, OUT = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 
 class Reaper:
@@ -52,7 +47,8 @@ class Reaper:
 
     def _strike(self) -> None:
         time.sleep(self._delay)
-        Path(f"{OUT}.killed").open("a").write(f"{self._kind}\n")
+        with Path(f"{OUT}.killed").open("a") as log:
+            log.write(f"{self._kind}\n")
         os.kill(os.getpid(), signal.SIGKILL)
 
     def callback(self) -> keras.callbacks.Callback:

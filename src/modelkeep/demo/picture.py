@@ -18,7 +18,9 @@ def draw(whole: Sequence[float], killed: Sequence[float], kills: Sequence[int], 
     """
     figure = Figure(figsize=(10, 5.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(range(1, len(whole) + 1), whole, color=PALE, linewidth=7, solid_capstyle="round", label="never interrupted")
+    axes.plot(
+        range(1, len(whole) + 1), whole, color=PALE, linewidth=7, solid_capstyle="round", label="never interrupted"
+    )
     axes.plot(range(1, len(killed) + 1), killed, color=INK, linewidth=1.4, label=f"killed {len(kills)} times, resumed")
     top = max(whole)
     for number, step in enumerate(kills, 1):

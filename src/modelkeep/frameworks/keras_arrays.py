@@ -29,9 +29,9 @@ def read(variable: Any, *, copy: bool) -> np.ndarray:
 
             return jax.to_numpy(value, copy=copy)
         case "torch":
-            from modelkeep.frameworks import torch
+            from modelkeep.frameworks import torch_tensors
 
-            return torch.to_numpy(value)
+            return torch_tensors.to_numpy(value)
         case _:
             return np.array(value)
 
@@ -43,9 +43,9 @@ def spec(variable: Any) -> Spec:
         case "tensorflow":
             dtype = np.dtype(value.dtype.as_numpy_dtype)
         case "torch":
-            from modelkeep.frameworks import torch
+            from modelkeep.frameworks import torch_tensors
 
-            dtype = torch.dtype_of(value)
+            dtype = torch_tensors.dtype_of(value)
         case _:
             dtype = np.dtype(value.dtype)
     return Spec(dtype, tuple(int(size) for size in value.shape))
@@ -63,9 +63,9 @@ def write(variable: Any, array: np.ndarray) -> None:
 
             variable.assign(jax.from_numpy(array, _value(variable)))
         case "torch":
-            from modelkeep.frameworks import torch
+            from modelkeep.frameworks import torch_tensors
 
-            torch.assign(_value(variable), array)
+            torch_tensors.assign(_value(variable), array)
         case _:
             variable.assign(np.array(array))
 

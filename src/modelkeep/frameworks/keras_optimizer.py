@@ -40,12 +40,13 @@ def optimizer_variables(optimizer: Any, model_paths: Mapping[int, Path]) -> dict
     found: dict[Path, Any] = {}
     for attribute, value in vars(optimizer).items():
         name = attribute.lstrip("_")
-        if isinstance(value, keras.Variable) and id(value) in own and name not in _RESERVED:
+        if isinstance(value, keras.Variable) and id(value) in own and (name,) not in found and name not in _RESERVED:
             found[(name,)] = own.pop(id(value))[1]
     for slot in _slots(optimizer):
         for reference, variable in zip(optimizer._trainable_variables, slot.variables, strict=True):
-            if id(variable) in own and id(reference) in model_paths:
-                found[("slots", slot.name, *model_paths[id(reference)])] = own.pop(id(variable))[1]
+            path = ("slots", slot.name, *model_paths.get(id(reference), ()))
+            if id(variable) in own and id(reference) in model_paths and path not in found:
+                found[path] = own.pop(id(variable))[1]
     for position, variable in own.values():
         found[("variables", position)] = variable
     for prefix, child in inner:
@@ -72,9 +73,7 @@ def _slots(optimizer: Any) -> list[_Slot]:
     ]
     suffixes = {attribute: _suffix(value, references) for attribute, value in parallel}
     counts = Counter(suffixes.values())
-    return [
-        _Slot(attribute, _chosen(attribute, suffixes[attribute], counts), value) for attribute, value in parallel
-    ]
+    return [_Slot(attribute, _chosen(attribute, suffixes[attribute], counts), value) for attribute, value in parallel]
 
 
 def _chosen(attribute: str, suffix: str, counts: Counter[str]) -> str:

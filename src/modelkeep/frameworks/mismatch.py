@@ -65,6 +65,7 @@ class Plan:
     fit: Fit
     problems: list[str] = field(default_factory=list)
     actions: list[Callable[[], object]] = field(default_factory=list)
+    given: dict[int, tuple[Path, Array]] = field(default_factory=dict)
 
     def refuse(self, path: Path, problem: str) -> None:
         """Note that the leaf at ``path`` does not fit."""
@@ -81,6 +82,23 @@ class Plan:
             self.refuse(path, f"wanted {spec}, found {described(found, spec)}")
         return array
 
+    def write(self, target: object, array: Array, path: Path, action: Callable[[], object]) -> None:
+        """Note an ``action`` that writes ``array`` into ``target``, which may stand at several paths: once is enough.
+
+        >>> plan, tied = Plan(Fit("this model", "rebuild it")), object()
+        >>> plan.write(tied, np.zeros(1), ("a",), print)
+        >>> plan.write(tied, np.ones(1), ("b",), print)
+        >>> plan.problems
+        ['b: is the same as a, found other values than there']
+        """
+        if id(target) not in self.given:
+            self.given[id(target)] = (path, array)
+            self.do(action)
+            return
+        first, same = self.given[id(target)]
+        if same is not array and not _same_bits(same, array):
+            self.refuse(path, f"is the same as {show(first)}, found other values than there")
+
     def carry_out(self) -> None:
         """Do all that was planned.
 
@@ -92,8 +110,7 @@ class Plan:
             if len(self.problems) > LINES:
                 lines.append(f"\n  and {len(self.problems) - LINES} more")
             raise StateMismatch(
-                f"the state does not fit {self.fit.what}, and nothing was changed; "
-                f"{self.fit.way_out}:{''.join(lines)}"
+                f"the state does not fit {self.fit.what}, and nothing was changed; {self.fit.way_out}:{''.join(lines)}"
             )
         for action in self.actions:
             action()
@@ -190,6 +207,12 @@ def _fitted(value: object, spec: Spec, integers: bool) -> Array | None:
     if integers and _both_integer(array.dtype, spec.dtype) and _survives(array, spec.dtype):
         return array.astype(spec.dtype)
     return None
+
+
+def _same_bits(one: Array, other: Array) -> bool:
+    if one.dtype.kind == "O":
+        return bool(one.tolist() == other.tolist())
+    return one.tobytes() == other.tobytes()
 
 
 def _both_integer(one: np.dtype[Any], other: np.dtype[Any]) -> bool:

@@ -1,14 +1,55 @@
-"""TensorFlow: variables, modules and plain trees of tensors as a state tree."""
+"""TensorFlow: variables, modules, generators and plain trees of them as a state tree."""
+
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from modelkeep.frameworks import trees
+from modelkeep.frameworks.mismatch import Array, Fit, Path, Plan, Spec, nest
 
-def to_numpy(value: tf.Tensor | tf.Variable, *, copy: bool = False) -> np.ndarray:
-    """Return the value as an array of the same bits; strings come as an object array of bytes.
+_FIT = Fit("these TensorFlow objects", "make them as they were when the state was taken")
+_WAY_OUT = "pass tf.Variable, tf.Module, tf.random.Generator, plain values and dicts and lists of them"
+
+
+def state_of(obj: object, *, copy: bool = False) -> Any:
+    """Return the state of variables, or of a tree of them, with a numpy array for each.
+
+    A ``tf.Module`` becomes nested dicts by attribute (``layers/0/kernel``), a ``tf.random.Generator`` its algorithm
+    and state, text variables object arrays of bytes. A variable under two names is one array under two paths.
+    Without ``copy`` arrays are read-only views that later assignments do not change.
+
+    Raises:
+        UnsupportedState: a leaf that cannot be kept; the message says where.
+
+    >>> state_of({"w": tf.Variable([1.0, 2.0]), "step": 3})
+    {'w': array([1., 2.], dtype=float32), 'step': 3}
+    """
+    return trees.read(obj, _Reader(copy))
+
+
+def load_into(obj: object, tree: Any) -> None:
+    """Put a state back in place: variables and generators are assigned, values replaced in their dict or list.
+
+    Raises:
+        StateMismatch: a path, dtype or shape differs; up to 20 are listed, and nothing was changed.
+        UnsupportedState: ``obj`` holds a leaf that a state cannot, or a ``tf.Tensor``, which cannot be assigned.
+
+    >>> weights = {"w": tf.Variable([0.0, 0.0])}
+    >>> load_into(weights, {"w": np.float32([1, 2])})
+    >>> weights["w"].numpy().tolist()
+    [1.0, 2.0]
+    """
+    todo = Plan(_FIT)
+    trees.plan(obj, tree, _plan_leaf, todo)
+    todo.carry_out()
+
+
+def to_numpy(value: tf.Tensor | tf.Variable, *, copy: bool = False) -> Array:
+    """Return the value as an array of the same bits; text comes as an object array of bytes.
 
     Without ``copy`` the array is a read-only view: TensorFlow copies a buffer before it writes to one that is
-    still held, so that later assignments do not change the view.
+    still held, so that later assignments do not change the view. (float8 and int4 are copied always.)
 
     >>> v = tf.Variable([1.0, 2.0])
     >>> view = to_numpy(v)
@@ -20,23 +61,74 @@ def to_numpy(value: tf.Tensor | tf.Variable, *, copy: bool = False) -> np.ndarra
     if tensor.dtype == tf.string:
         return np.array(tensor.numpy(), dtype=object)
     dtype = np.dtype(tensor.dtype.as_numpy_dtype)
-    if dtype.kind in "biufc" and dtype.isbuiltin == 1:
+    if dtype.isbuiltin == 1:
         array = np.asarray(memoryview(tensor))
-    elif dtype.itemsize in _CARRIERS and tensor.dtype.size == dtype.itemsize:
-        # The buffer protocol has no letter for bfloat16 and float8: the same bytes go out as integers.
-        array = np.asarray(memoryview(tf.bitcast(tensor, _CARRIERS[dtype.itemsize]))).view(dtype)
+    elif tensor.dtype == tf.bfloat16:
+        # The buffer protocol has no letter for bfloat16: the same bytes go out as integers.
+        array = np.asarray(memoryview(tf.bitcast(tensor, tf.uint16))).view(dtype)
     else:
         return np.array(tensor.numpy())
     return array.copy() if copy else array
 
 
-_CARRIERS = {1: tf.uint8, 2: tf.uint16}
-
-
-def from_numpy(array: np.ndarray) -> tf.Tensor:
-    """Return a tensor of the same bits that shares no memory with ``array``.
+def from_numpy(array: Array) -> tf.Tensor:
+    """Return a tensor of the same bits that shares no memory with ``array``; object arrays become text.
 
     >>> from_numpy(np.float32([1, 2])).numpy().tolist()
     [1.0, 2.0]
     """
-    return tf.constant(array)
+    return tf.constant(array, dtype=tf.string) if array.dtype.kind == "O" else tf.constant(array)
+
+
+class _Reader:
+    """Reads leaves; a variable that stands in several places is read once."""
+
+    def __init__(self, copy: bool) -> None:
+        self._copy = copy
+        self._arrays: dict[int, Array] = {}
+
+    def __call__(self, obj: object, path: Path) -> object:
+        if isinstance(obj, tf.Variable):
+            if id(obj) not in self._arrays:
+                self._arrays[id(obj)] = to_numpy(obj, copy=self._copy)
+            return self._arrays[id(obj)]
+        if isinstance(obj, tf.Tensor):
+            return to_numpy(obj, copy=self._copy)
+        if isinstance(obj, tf.random.Generator):
+            return {"algorithm": int(obj.algorithm), "state": to_numpy(obj.state, copy=self._copy)}
+        if isinstance(obj, tf.Module):
+            return trees.read(_by_attribute(obj), self, path)
+        raise trees.unsupported(obj, path, _WAY_OUT)
+
+
+def _plan_leaf(obj: Any, tree: object, path: Path, todo: Plan) -> None:
+    if isinstance(obj, tf.Variable):
+        array = todo.array(_spec(obj, tree), tree, path)
+        if array is not None:
+            todo.write(obj, array, path, lambda: obj.assign(from_numpy(array)))
+    elif isinstance(obj, tf.random.Generator):
+        algorithm = tree.get("algorithm") if isinstance(tree, dict) else None
+        if not isinstance(tree, dict) or algorithm != int(obj.algorithm):
+            todo.refuse(path, f"wanted a generator of algorithm {int(obj.algorithm)}, found {algorithm}")
+        else:
+            _plan_leaf(obj.state, tree.get("state"), (*path, "state"), todo)
+    elif isinstance(obj, tf.Module):
+        trees.plan(_by_attribute(obj), tree, _plan_leaf, todo, path)
+    else:
+        way_out = "a tf.Tensor cannot be assigned; hold a tf.Variable" if isinstance(obj, tf.Tensor) else _WAY_OUT
+        raise trees.unsupported(obj, path, way_out)
+
+
+def _spec(variable: tf.Variable, found: object) -> Spec:
+    text = variable.dtype == tf.string
+    dtype = np.dtype(object) if text else np.dtype(variable.dtype.as_numpy_dtype)
+    shape = tuple(int(size) for size in variable.read_value().shape)
+    open_shape = not variable.shape.is_fully_defined()
+    if open_shape and isinstance(found, np.ndarray) and variable.shape.is_compatible_with(found.shape):
+        shape = found.shape  # a variable declared with open dimensions takes any value that fits them
+    return Spec(dtype, shape)
+
+
+def _by_attribute(module: tf.Module) -> dict[str | int, Any]:
+    found = module._flatten(with_path=True, predicate=lambda part: isinstance(part, tf.Variable | tf.random.Generator))
+    return nest({tuple(path): part for path, part in found})

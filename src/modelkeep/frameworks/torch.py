@@ -1,81 +1,120 @@
-"""PyTorch: modules, optimizers, schedulers and any trees of tensors as a state tree."""
+"""PyTorch: modules, optimizers, schedulers, scalers, generators and any trees of tensors as a state tree."""
 
-import ml_dtypes
-import numpy as np
+from typing import Any
+
 import torch
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from modelkeep.errors import UnsupportedState
+from modelkeep.frameworks import torch_modules, torch_optimizers, torch_tensors, trees
+from modelkeep.frameworks.mismatch import Fit, Path, Plan, Spec, show
+from modelkeep.frameworks.torch_stateful import Stateful, plan_stateful, stateful_state
+from modelkeep.frameworks.torch_tensors import dtype_of, from_numpy, to_numpy
 
-_CARRIED: dict[torch.dtype, tuple[torch.dtype, np.dtype]] = {
-    # What numpy has no dtype for crosses as integers of the same bits.
-    torch.bfloat16: (torch.uint16, np.dtype(ml_dtypes.bfloat16)),
-    torch.float8_e4m3fn: (torch.uint8, np.dtype(ml_dtypes.float8_e4m3fn)),
-    torch.float8_e4m3fnuz: (torch.uint8, np.dtype(ml_dtypes.float8_e4m3fnuz)),
-    torch.float8_e5m2: (torch.uint8, np.dtype(ml_dtypes.float8_e5m2)),
-    torch.float8_e5m2fnuz: (torch.uint8, np.dtype(ml_dtypes.float8_e5m2fnuz)),
-    torch.float8_e8m0fnu: (torch.uint8, np.dtype(ml_dtypes.float8_e8m0fnu)),
-}
-_CARRIERS = {dtype: (carrier, kind) for kind, (carrier, dtype) in _CARRIED.items()}
+__all__ = ["dtype_of", "from_numpy", "load_into", "state_of", "to_numpy"]
+
+_FIT = Fit("these torch objects", "make them as they were when the state was taken")
+_WAY_OUT = "pass tensors, modules, optimizers, schedulers, generators, plain values and dicts and lists of them"
 
 
-def dtype_of(tensor: torch.Tensor) -> np.dtype:
-    """Return the numpy (or ml_dtypes) dtype that holds the same bits.
+def state_of(obj: object, *, copy: bool = False) -> Any:  # noqa: ARG001 - the same in all frameworks; always a copy here
+    """Return the state of a torch object, or of a tree of them, with a numpy array for each tensor.
 
-    Raises:
-        UnsupportedState: numpy has no such dtype (quantized, complex32, packed float4).
-
-    >>> dtype_of(torch.zeros(2, dtype=torch.bfloat16))
-    dtype(bfloat16)
-    """
-    if tensor.dtype in _CARRIED:
-        return _CARRIED[tensor.dtype][1]
-    try:
-        return torch.empty(0, dtype=tensor.dtype).numpy().dtype
-    except (TypeError, RuntimeError) as error:
-        raise UnsupportedState(
-            f"a torch tensor of dtype {tensor.dtype} has no numpy dtype of the same bits; convert it first"
-        ) from error
-
-
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """Return a copy as an array of the same bits: torch updates in place, so a view would change under the reader.
+    Modules become nested dicts by submodule (``encoder/layers/0/weight``), optimizers and schedulers what their
+    ``state_dict`` says (parameter ids stay ints), a generator its device and bytes. Anything else with ``state_dict``
+    and ``load_state_dict`` goes the same way. Wrappers (``DataParallel``, ``torch.compile``) are looked through.
+    Arrays are always copies of the tensors' bits: torch updates in place (``copy`` is there because all frameworks
+    have it). Tied weights are one array under two paths.
 
     Raises:
-        UnsupportedState: the tensor is sparse, has no data (``meta``) or a dtype that numpy cannot hold.
+        UnsupportedState: a leaf that cannot be kept bit for bit; the message says where.
 
-    >>> to_numpy(torch.ones(2, dtype=torch.bfloat16))
-    array([1, 1], dtype=bfloat16)
+    >>> model = torch.nn.Linear(3, 2)
+    >>> state = state_of({"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "step": 0})
+    >>> state["model"]["weight"].shape, state["optimizer"]["param_groups"][0]["params"]
+    ((2, 3), [0, 1])
     """
-    if tensor.layout != torch.strided or tensor.is_meta:
-        layout = "meta" if tensor.is_meta else str(tensor.layout)
-        raise UnsupportedState(f"a torch tensor of layout {layout} cannot be kept; make it dense and on a device")
-    dtype = dtype_of(tensor)
-    plain = tensor.detach().resolve_conj().resolve_neg().cpu()
-    if plain.dtype in _CARRIED:
-        plain = plain.view(_CARRIED[plain.dtype][0])
-    return np.array(plain.numpy(), order="C").view(dtype)
+    return trees.read(obj, _read_leaf)
 
 
-def from_numpy(array: np.ndarray) -> torch.Tensor:
-    """Return a tensor of the same bits that shares no memory with ``array``.
+def load_into(obj: object, tree: Any) -> None:
+    """Put a state back in place: tensors keep their identity, device, strides and ``requires_grad``.
 
-    >>> from_numpy(np.ones(2, ml_dtypes.bfloat16)).dtype
-    torch.bfloat16
-    """
-    owned = np.array(array, order="C")
-    if owned.dtype in _CARRIERS:
-        carrier, kind = _CARRIERS[owned.dtype]
-        return torch.from_numpy(owned.view(np.uint16 if carrier == torch.uint16 else np.uint8)).view(kind)
-    return torch.from_numpy(owned)
+    Optimizer slots come back in the dtype in which they were saved.
 
-
-def assign(tensor: torch.Tensor, array: np.ndarray) -> None:
-    """Write an array of the same dtype and shape into a tensor in place, bit for bit, whatever its strides.
+    Raises:
+        StateMismatch: a path, dtype or shape differs; up to 20 are listed, and nothing was changed. (What an object's
+            own ``load_state_dict`` raises beyond that passes through.)
+        UnsupportedState: ``obj`` holds a leaf that a state cannot.
 
     >>> weight = torch.zeros(2)
-    >>> assign(weight, np.float32([1, 2]))
-    >>> weight.tolist()
-    [1.0, 2.0]
+    >>> load_into({"w": weight}, state_of({"w": torch.ones(2)}))
+    >>> weight
+    tensor([1., 1.])
     """
-    with torch.no_grad():
-        tensor.copy_(from_numpy(array))
+    todo = Plan(_FIT)
+    trees.plan(obj, tree, _plan_leaf, todo)
+    todo.carry_out()
+
+
+def _read_leaf(obj: object, path: Path) -> object:
+    obj = _unwrapped(obj)
+    try:
+        if isinstance(obj, torch.Tensor):
+            return to_numpy(obj)
+        if isinstance(obj, torch.Generator):
+            return {"device": obj.device.type, "state": to_numpy(obj.get_state())}
+        if isinstance(obj, torch.nn.Module):
+            return torch_modules.module_state(obj, _read_leaf, path)
+        if isinstance(obj, torch.optim.Optimizer):
+            return torch_optimizers.optimizer_state(obj, _read_leaf, path)
+    except UnsupportedState as error:
+        if str(error).startswith(f"{show(path)}"):
+            raise
+        raise UnsupportedState(f"{show(path)}: {error}") from error
+    if isinstance(obj, Stateful) and not isinstance(obj, type):
+        return stateful_state(obj, _read_leaf, path)
+    raise trees.unsupported(obj, path, _WAY_OUT)
+
+
+def _plan_leaf(obj: object, tree: object, path: Path, todo: Plan) -> None:
+    obj = _unwrapped(obj)
+    if isinstance(obj, torch.Tensor):
+        _plan_tensor(obj, tree, path, todo)
+    elif isinstance(obj, torch.Generator):
+        _plan_generator(obj, tree, path, todo)
+    elif isinstance(obj, torch.nn.Module):
+        torch_modules.plan_module(obj, tree, path, todo)
+    elif isinstance(obj, torch.optim.Optimizer):
+        torch_optimizers.plan_optimizer(obj, tree, path, todo)
+    elif isinstance(obj, Stateful) and not isinstance(obj, type):
+        plan_stateful(obj, tree, path, todo)
+    else:
+        raise trees.unsupported(obj, path, _WAY_OUT)
+
+
+def _plan_tensor(tensor: torch.Tensor, tree: object, path: Path, todo: Plan) -> None:
+    array = todo.array(Spec(dtype_of(tensor), tuple(tensor.shape)), tree, path)
+    if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        todo.refuse(path, "wanted a tensor to write into, but this one is expanded; pass its base")
+    elif array is not None:
+        todo.write(tensor, array, path, lambda: torch_tensors.assign(tensor, array))
+
+
+def _plan_generator(generator: torch.Generator, tree: object, path: Path, todo: Plan) -> None:
+    found = tree.get("device") if isinstance(tree, dict) else None
+    if not isinstance(tree, dict) or found != generator.device.type:
+        todo.refuse(path, f"wanted the state of a {generator.device.type} generator, found that of {found}")
+        return
+    now = to_numpy(generator.get_state())
+    array = todo.array(Spec(now.dtype, now.shape), tree.get("state"), (*path, "state"))
+    if array is not None:
+        todo.do(lambda: generator.set_state(from_numpy(array)))
+
+
+def _unwrapped(obj: object) -> object:
+    if isinstance(obj, DataParallel | DistributedDataParallel):
+        return _unwrapped(obj.module)
+    if type(obj).__name__ == "OptimizedModule":  # torch.compile; to import its class takes half a second
+        return _unwrapped(vars(obj)["_modules"]["_orig_mod"])
+    return obj

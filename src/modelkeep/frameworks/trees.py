@@ -1,4 +1,4 @@
-"""Plain trees: dicts, lists and tuples around numpy arrays, numpy generators, values, and a framework's own leaves."""
+"""Plain trees: dicts, lists and tuples around numpy arrays and generators, values, and a framework's own leaves."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from modelkeep.errors import UnsupportedState
+from modelkeep.frameworks.generators import KINDS, generator_state, plan_generator
 from modelkeep.frameworks.mismatch import Path, Plan, Spec, described, show
 
 ReadLeaf = Callable[[object, Path], object]
@@ -17,8 +18,8 @@ PlanLeaf = Callable[[object, object, Path, Plan], None]
 Put = Callable[[object], object]
 """Replaces a value in the container that holds it."""
 
-_VALUES = (bool, int, float, complex, str, bytes, type(None))
-_ABSENT = object()
+VALUES = (bool, int, float, complex, str, bytes, type(None))
+"""What a state holds besides arrays; subclasses (enums) would come back as another type."""
 
 
 def read(obj: object, read_leaf: ReadLeaf, path: Path = ()) -> Any:
@@ -29,13 +30,12 @@ def read(obj: object, read_leaf: ReadLeaf, path: Path = ()) -> Any:
         return [read(value, read_leaf, (*path, n)) for n, value in enumerate(obj)]
     if isinstance(obj, tuple):
         return tuple(read(value, read_leaf, (*path, n)) for n, value in enumerate(obj))
-    if type(obj) in _VALUES:
+    if type(obj) in VALUES:
         return obj
     if isinstance(obj, np.ndarray | np.generic):
         return np.array(obj)
-    generator = _bit_generator(obj)
-    if generator is not None:
-        return read(generator.state, read_leaf, path)
+    if isinstance(obj, KINDS):
+        return read(generator_state(obj), read_leaf, path)
     return read_leaf(obj, path)
 
 
@@ -48,18 +48,14 @@ def plan(obj: object, tree: object, plan_leaf: PlanLeaf, todo: Plan, path: Path 
         _plan_dict(obj, tree, plan_leaf, todo, path)
     elif isinstance(obj, list | tuple):
         _plan_sequence(obj, tree, plan_leaf, todo, path)
-    elif type(obj) in _VALUES:
+    elif type(obj) in VALUES:
         _plan_value(obj, tree, todo, path, put)
     elif isinstance(obj, np.generic):
         _plan_scalar(obj, tree, todo, path, put)
     elif isinstance(obj, np.ndarray):
-        array = todo.array(Spec(obj.dtype, obj.shape), tree, path)
-        if not obj.flags.writeable:
-            todo.refuse(path, "the array is read-only")
-        elif array is not None:
-            todo.do(lambda: np.copyto(obj, array))
-    elif _bit_generator(obj) is not None:
-        _plan_generator(_bit_generator(obj), tree, todo, path)
+        _plan_array(obj, tree, todo, path)
+    elif isinstance(obj, KINDS):
+        plan_generator(obj, tree, todo, path)
     else:
         plan_leaf(obj, tree, path, todo)
 
@@ -70,24 +66,36 @@ def unsupported(obj: object, path: Path, way_out: str) -> UnsupportedState:
     return UnsupportedState(f"{show(path)}: a {kind.__module__}.{kind.__qualname__} cannot be kept; {way_out}")
 
 
+def kind_of(value: object) -> str:
+    """Say in a message what a value of any kind is.
+
+    >>> kind_of({}), kind_of(np.zeros(2)), kind_of(1)
+    ('a dict', 'float64 [2]', 'a value of type int')
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        return described(value)
+    name = type(value).__name__
+    return f"a {name}" if isinstance(value, Mapping | list | tuple) else f"a value of type {name}"
+
+
 def _plan_dict(obj: Mapping[Any, Any], tree: object, plan_leaf: PlanLeaf, todo: Plan, path: Path) -> None:
     if not isinstance(tree, Mapping):
-        todo.refuse(path, f"wanted a dict, found {described(tree)}")
+        todo.refuse(path, f"wanted a dict, found {kind_of(tree)}")
         return
     for key, value in obj.items():
         if key not in tree:
-            todo.refuse((*path, key), f"wanted {_kind(value)}, not in the state")
-            continue
-        put = _setter(obj, key) if isinstance(obj, dict) else None
-        plan(value, tree[key], plan_leaf, todo, (*path, key), put)
+            todo.refuse((*path, key), f"wanted {kind_of(value)}, not in the state")
+        else:
+            put = _setter(obj, key) if isinstance(obj, dict) else None
+            plan(value, tree[key], plan_leaf, todo, (*path, key), put)
     for key in tree:
         if key not in obj:
-            todo.refuse((*path, key), f"not wanted, found {_kind(tree[key])}")
+            todo.refuse((*path, key), f"not wanted, found {kind_of(tree[key])}")
 
 
 def _plan_sequence(obj: Any, tree: object, plan_leaf: PlanLeaf, todo: Plan, path: Path) -> None:
     if not isinstance(tree, list | tuple) or len(tree) != len(obj):
-        found = f"{len(tree)} items" if isinstance(tree, list | tuple) else described(tree)
+        found = f"{len(tree)}" if isinstance(tree, list | tuple) else kind_of(tree)
         todo.refuse(path, f"wanted {len(obj)} items, found {found}")
         return
     for n, (value, found_value) in enumerate(zip(obj, tree, strict=True)):
@@ -96,12 +104,12 @@ def _plan_sequence(obj: Any, tree: object, plan_leaf: PlanLeaf, todo: Plan, path
 
 
 def _plan_value(obj: object, tree: object, todo: Plan, path: Path, put: Put | None) -> None:
-    if type(tree) not in _VALUES:
-        todo.refuse(path, f"wanted {_kind(obj)}, found {_kind(tree)}")
+    if type(tree) not in VALUES:
+        todo.refuse(path, f"wanted {kind_of(obj)}, found {kind_of(tree)}")
     elif put is not None:
         todo.do(lambda: put(tree))
     elif repr(obj) != repr(tree):
-        todo.refuse(path, f"wanted {obj!r:.80}, which cannot be replaced where it is, found {tree!r:.80}")
+        todo.refuse(path, f"wanted {obj!r:.80}, which nothing can replace where it stands, found {tree!r:.80}")
 
 
 def _plan_scalar(obj: Any, tree: object, todo: Plan, path: Path, put: Put | None) -> None:
@@ -111,60 +119,19 @@ def _plan_scalar(obj: Any, tree: object, todo: Plan, path: Path, put: Put | None
     if put is not None:
         todo.do(lambda: put(array[()]))
     elif array.tobytes() != obj.tobytes():
-        todo.refuse(path, f"wanted {obj!r:.80}, which cannot be replaced where it is, found {array[()]!r:.80}")
+        todo.refuse(path, f"wanted {obj!r:.80}, which nothing can replace where it stands, found {array[()]!r:.80}")
 
 
-def _plan_generator(generator: Any, tree: object, todo: Plan, path: Path) -> None:
-    wanted = generator.state["bit_generator"]
-    found = tree.get("bit_generator") if isinstance(tree, Mapping) else None
-    if not isinstance(tree, Mapping) or found != wanted:
-        todo.refuse(path, f"wanted the state of a numpy {wanted}, found {found or described(tree)}")
-        return
-    # A trial on a new generator of the kind shows what numpy refuses, before this one is touched.
-    scratch = _Plain(generator.state)
-    plan(scratch.tree, tree, _no_leaf, todo, path)
-    todo.do(lambda: _restore_generator(generator, tree))
-
-
-class _Plain:
-    """A generator's state as a tree that planning may look at."""
-
-    def __init__(self, tree: Any) -> None:
-        self.tree = read(tree, _no_leaf_read)
-
-
-def _restore_generator(generator: Any, tree: Any) -> None:
-    generator.state = tree
-
-
-def _bit_generator(obj: object) -> Any:
-    if isinstance(obj, np.random.BitGenerator):
-        return obj
-    if isinstance(obj, np.random.Generator):
-        return obj.bit_generator
-    return _Legacy(obj) if isinstance(obj, np.random.RandomState) else None
-
-
-class _Legacy:
-    """A ``RandomState`` seen as a bit generator; its state also holds the spare Gaussian."""
-
-    def __init__(self, random: np.random.RandomState) -> None:
-        self._random = random
-
-    @property
-    def state(self) -> Any:
-        return self._random.get_state(legacy=False)
-
-    @state.setter
-    def state(self, tree: Any) -> None:
-        self._random.set_state(tree)
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, np.ndarray | np.generic):
-        return described(value)
-    return "a dict" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+def _plan_array(obj: Any, tree: object, todo: Plan, path: Path) -> None:
+    array = todo.array(Spec(obj.dtype, obj.shape), tree, path)
+    if not obj.flags.writeable:
+        todo.refuse(path, "wanted an array to write into, but this one is read-only")
+    elif array is not None:
+        todo.write(obj, array, path, lambda: np.copyto(obj, array))
 
 
 def _setter(container: Any, key: Any) -> Put:
-    return lambda value: container.__setitem__(key, value)
+    def put(value: object) -> None:
+        container[key] = value
+
+    return put

@@ -67,7 +67,8 @@ _TEXT = re.compile(r"(<U|\|S)([1-9][0-9]{0,7})")
 @dataclass(frozen=True, slots=True)
 class Storage:
     """How a logical dtype lies in a shard: ``dtype`` is the safetensors name, ``trailing`` the length of an extra last
-    dimension (0: none), ``itemsize`` the bytes of one logical value (1 for ``str`` and ``bytes`` streams)."""
+    dimension (0: none), ``itemsize`` the bytes of one logical value (1 for ``str`` and ``bytes`` streams).
+    """
 
     dtype: str
     trailing: int

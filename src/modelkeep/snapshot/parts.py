@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from modelkeep.errors import Damaged, LimitExceeded
+from modelkeep.errors import Damaged, LimitExceeded, UnknownFormat
 from modelkeep.snapshot.dtypes import storage
 from modelkeep.values import Digest, Json
 
@@ -48,8 +48,12 @@ class TensorSpec:
         if len(shape) > _MAX_AXES:
             raise LimitExceeded(f"{key}: tensor {path:.200} has {len(shape)} axes, more than {_MAX_AXES}")
         lengths = tuple(_size(length, f"an axis of tensor {path}", key) for length in shape)
+        try:
+            itemsize = storage(dtype).itemsize
+        except UnknownFormat as error:
+            raise UnknownFormat(f"{key}: tensor {path:.200}: {error}") from None
         # numpy refuses empty arrays too when their other axes overflow
-        if math.prod(max(1, length) for length in lengths) * storage(dtype).itemsize >= MAX_BYTES:
+        if math.prod(max(1, length) for length in lengths) * itemsize >= MAX_BYTES:
             raise LimitExceeded(f"{key}: tensor {path:.200} of shape {lengths} is larger than any memory")
         rows = _size(fields["piece_rows"], f"piece_rows of tensor {path}", key)
         if rows < 1:

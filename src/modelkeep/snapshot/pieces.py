@@ -76,7 +76,7 @@ def stored_array(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def cut(array: NDArray[Any]) -> Iterator[Piece]:
-    """Cut an array into its pieces, in order.
+    r"""Cut an array into its pieces, in order.
 
     No copy where the array is C-contiguous and little-endian: then ``data`` shares its memory. Otherwise one piece at
     a time is copied. Object arrays of str or bytes are cut as their uint8 stream.
@@ -86,7 +86,7 @@ def cut(array: NDArray[Any]) -> Iterator[Piece]:
 
     >>> import numpy as np
     >>> [(piece.first, piece.past, bytes(piece.data)) for piece in cut(np.array([[1, 2], [3, 4]], "u1").T)]
-    [(0, 2, b'\\x01\\x03\\x02\\x04')]
+    [(0, 2, b'\x01\x03\x02\x04')]
     """
     array = stored_array(array)
     lines = grid(array.shape, storage(logical_name(array)).itemsize)

@@ -182,7 +182,7 @@ def _check_places(snapshot: Snapshot, key: str) -> None:
     """Every piece lies in a shard that is listed and long enough, and nothing else is listed."""
     used = {piece for spec in snapshot.tensors.values() for piece in spec.pieces}
     if used != snapshot.places.keys():
-        piece = sorted(used ^ snapshot.places.keys())[0]
+        piece = min(used ^ snapshot.places.keys())
         raise Damaged(f"{key}: piece {piece} is used by a tensor or has a place, but not both", key)
     totals = dict.fromkeys(snapshot.shards, 0)
     for piece, place in snapshot.places.items():

@@ -1,8 +1,8 @@
 """The header of a shard: built for a writer that streams, and parsed from bytes that somebody else may have written.
 
 The format (https://github.com/huggingface/safetensors): 8 bytes little-endian length, a JSON header that may be padded
-with spaces, then the data without holes. Our data begin at a multiple of 4096, so the header's room is reserved before its content
-is known.
+with spaces, then the data without holes. Our data begin at a multiple of 4096, and the header's room is reserved before
+its content is known.
 """
 
 import math
@@ -65,13 +65,13 @@ def reserved_bytes(entries: Iterable[Entry], metadata: Mapping[str, str]) -> int
 
 
 def build_header(entries: Iterable[Entry], metadata: Mapping[str, str], data_start: int) -> bytes:
-    """The first ``data_start`` bytes of a shard: length, JSON, and spaces up to the data.
+    r"""The first ``data_start`` bytes of a shard: length, JSON, and spaces up to the data.
 
     Raises:
         LimitExceeded: the header does not fit.
 
     >>> build_header([Entry("w", "U8", (1,), 0, 1)], {}, 64)
-    b'8\\x00\\x00\\x00\\x00\\x00\\x00\\x00{"w":{"data_offsets":[0,1],"dtype":"U8","shape":[1]}}   '
+    b'8\x00\x00\x00\x00\x00\x00\x00{"w":{"data_offsets":[0,1],"dtype":"U8","shape":[1]}}   '
     """
     text = _header_json(entries, metadata)
     room = data_start - LENGTH_BYTES

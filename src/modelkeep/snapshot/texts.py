@@ -11,10 +11,10 @@ from modelkeep.errors import Damaged
 
 
 def encode_texts(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """The stream of an object array of str (as UTF-8) or bytes, in C order; no bytes for an array without items.
+    r"""The stream of an object array of str (as UTF-8) or bytes, in C order; no bytes for an array without items.
 
     >>> encode_texts(np.array(["a", "bc"], object)).tobytes()
-    b'\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x03\\x00\\x00\\x00\\x00\\x00\\x00\\x00abc'
+    b'\x01\x00\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x00abc'
     """
     items = [item.encode() if isinstance(item, str) else item for item in array.flat]
     ends = np.cumsum([len(item) for item in items], dtype="<u8")

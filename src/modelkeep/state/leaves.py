@@ -194,8 +194,8 @@ def _decode_bytes(value: Json) -> bytes:
 def _decode_complex(value: Json) -> complex:
     if not isinstance(value, list) or len(value) != 2:
         raise TypeError("complex")
-    parts = [_decode_float(part["value"]) if isinstance(part, dict) else _decode_float(part) for part in value]
-    return complex(*parts)
+    real, imag = (_decode_float(part.get("value") if isinstance(part, dict) else part) for part in value)
+    return complex(real, imag)
 
 
 _DECODERS: dict[str, Callable[[Json], object]] = {

@@ -120,7 +120,7 @@ def _unflatten(node: Json, path: str, depth: int, arrays: Mapping[str, Array]) -
 
 def is_tensor(node: Json) -> bool:
     """Whether a node of a structure stands for an array."""
-    return isinstance(node, dict) and (node == {"$": "tensor"} or node == {"$": "tensor", "as": "bytes"})
+    return isinstance(node, dict) and (node in ({"$": "tensor"}, {"$": "tensor", "as": "bytes"}))
 
 
 def open_node(node: Json, path: str, depth: int = 0) -> tuple[str, list[Entry]] | None:

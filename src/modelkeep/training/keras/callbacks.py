@@ -53,15 +53,15 @@ def restore_callbacks(callbacks: Sequence[Callback], saved: dict[str, State]) ->
             for attribute, value in saved[name].get("attributes", {}).items():
                 setattr(callback, attribute, value)
             if "own" in saved[name]:
-                cast(Any, callback).set_state(saved[name]["own"])
+                cast("Any", callback).set_state(saved[name]["own"])
 
 
 def missing_callbacks(callbacks: Sequence[Callback], saved: dict[str, State]) -> list[str]:
     """Name the callbacks that the checkpoint knows and the call does not pass, and those that it does not know."""
     present = {name for name, callback in _named(callbacks) if _capture(callback)}
-    return [f"{name} was there when the checkpoint was written and is not passed now" for name in saved.keys() - present] + [
-        f"{name} is passed now and was not there when the checkpoint was written" for name in present - saved.keys()
-    ]
+    return [
+        f"{name} was there when the checkpoint was written and is not passed now" for name in saved.keys() - present
+    ] + [f"{name} is passed now and was not there when the checkpoint was written" for name in present - saved.keys()]
 
 
 def undeclared_changes(callback: Callback) -> set[str]:
@@ -82,7 +82,7 @@ def _capture(callback: Callback) -> State:
     if isinstance(callback, CSVLogger):
         state["text"] = _text_of(callback)
     if _has_own_state(callback):
-        state["own"] = cast(Any, callback).get_state()
+        state["own"] = cast("Any", callback).get_state()
     return state
 
 

@@ -20,7 +20,7 @@ _LASTING = ("model", "optimizer")
 """Metrics begin anew with each epoch, and TensorFlow makes their variables only in the first step."""
 
 
-class Checkpoint(Callback):  # type: ignore[misc]  # keras is untyped
+class Checkpoint(Callback):
     """Save at the end of epochs and go on from there: the same script, run again, resumes.
 
     Weights, optimizer, random generators, history and the other callbacks are put back. It is exact at epoch starts

@@ -6,8 +6,8 @@ some loader thread has run ahead, so that a new process opens the stream where t
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import keras
@@ -284,7 +284,7 @@ class DatasetSource(_Stateless):
         )
 
     def open(self, epoch: int, batch: int) -> Iterator[Batch]:
-        iterator = self._stream_at(epoch, batch) if self._streams else self._pass_at(epoch, batch)
+        iterator: Iterator[Batch] = self._stream_at(epoch, batch) if self._streams else self._pass_at(epoch, batch)
         if keras.backend.backend() == "tensorflow":
             return iterator
         left = None if self.steps is None else self.steps - batch
@@ -331,9 +331,7 @@ def source_of(
     if not is_tf_dataset(x) and not isinstance(x, PyDataset):
         return None
     if y is not None or sample_weight is not None:
-        raise UsageError(
-            f"a {type(x).__name__} gives its own targets and weights; leave out y and sample_weight"
-        )
+        raise UsageError(f"a {type(x).__name__} gives its own targets and weights; leave out y and sample_weight")
     if is_tf_dataset(x):
         return DatasetSource(x, steps=steps, class_weight=class_weight)
     return PyDatasetSource(x, order, steps=steps, class_weight=class_weight)

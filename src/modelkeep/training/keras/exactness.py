@@ -14,8 +14,19 @@ from modelkeep.training.keras.callbacks import undeclared_changes
 from modelkeep.training.keras.feed import Feed
 
 _STATEFUL_RANDOM = frozenset(
-    "RandomUniform RandomUniformInt RandomStandardNormal TruncatedNormal RandomShuffle Multinomial RandomGamma "
-    "RandomPoissonV2 ParameterizedTruncatedNormal SampleDistortedBoundingBoxV2 RandomCrop".split()
+    [
+        "RandomUniform",
+        "RandomUniformInt",
+        "RandomStandardNormal",
+        "TruncatedNormal",
+        "RandomShuffle",
+        "Multinomial",
+        "RandomGamma",
+        "RandomPoissonV2",
+        "ParameterizedTruncatedNormal",
+        "SampleDistortedBoundingBoxV2",
+        "RandomCrop",
+    ]
 )
 
 
@@ -137,5 +148,5 @@ def _is_float(value: Any) -> bool:
 
 
 def _global_draws() -> tuple[Any, ...]:
-    state = np.random.get_state()
-    return random.getstate(), state[1].tobytes(), state[2]
+    state = np.random.get_state(legacy=False)["state"]
+    return random.getstate(), state["key"].tobytes(), state["pos"]

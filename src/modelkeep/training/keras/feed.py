@@ -1,14 +1,13 @@
 """The seam to ``Model.fit``: a Keras data adapter that gives it a source, one epoch at a time."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from modelkeep.training.keras.data import Batch, Source
 
 
-class Feed(DataAdapter):  # type: ignore[misc]  # keras is untyped
+class Feed(DataAdapter):
     """Feeds ``Model.fit`` from the position that the loop has set.
 
     ``Model.fit`` asks for an iterator at each epoch's start, and for one more at its end, which it drops: only

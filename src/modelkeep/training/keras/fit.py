@@ -44,11 +44,13 @@ def fit(
 
     Args:
         model: a compiled Keras model, on any backend.
-        x, y, arguments: as for ``Model.fit``: arrays and tensors, ``tf.data.Dataset``, ``keras.utils.PyDataset``.
+        x: as for ``Model.fit``: arrays and tensors, a ``tf.data.Dataset``, a ``keras.utils.PyDataset``.
+        y: the targets, where ``x`` does not hold them.
         run: the run of ``keep.run(...)``, or a name: a run in the default keep (``$MODELKEEP_KEEP``, else ``./keep``).
         checkpoint: when to save, of ``modelkeep.every``; by default each epoch and every five minutes.
         retain: which checkpoints stay, of ``modelkeep.retain``; by default the last three.
         exact: False goes on where the resume could not be bit for bit, and marks the run.
+        **arguments: all else that ``Model.fit`` takes.
 
     Returns: the ``History``, whole: with the epochs before the kill.
 
@@ -148,7 +150,7 @@ class _Call:
         return Feed(source) if source is not None else None
 
     def validation_feed(self, seed: int) -> Feed | None:
-        """Arrays are evaluated as they are; datasets have an order of their own, which a new process must find again."""
+        """Datasets have an order of their own, which a new process must find again; arrays come as they are."""
         if self.validation is None:
             return None
         data = data_adapter_utils.unpack_x_y_sample_weight(self.validation)
@@ -237,7 +239,7 @@ def _without_finalizing(optimizer: Any) -> Iterator[None]:
     if optimizer is None:
         yield
         return
-    optimizer.finalize_variable_values = lambda variables: None
+    optimizer.finalize_variable_values = lambda _: None
     try:
         yield
     finally:
@@ -246,7 +248,9 @@ def _without_finalizing(optimizer: Any) -> Iterator[None]:
 
 def _finish(loop: Loop, run: Run) -> None:
     tree = loop.capture() | {"continue": loop.before_the_end}
-    run.save(tree, step=loop.position.step, epoch=loop.position.epoch, metrics=loop.last_logs, reason="final", wait=True)
+    run.save(
+        tree, step=loop.position.step, epoch=loop.position.epoch, metrics=loop.last_logs, reason="final", wait=True
+    )
     history: History = loop.model.history
     run.finish(
         {"epochs": loop.position.epoch, "stopped": loop.stopped, "history": history.history, "epoch": history.epoch}
@@ -263,9 +267,9 @@ def _is_finished(run: Run, epochs: int) -> bool:
 
 def _finished_history(model: keras.Model, run: Run) -> History:
     """The history of a finished run; its final weights are put into the model."""
-    assert run.resumed is not None and run.finished is not None
-    tree = run.resumed[1]
-    keras_door.load_into(model, final_variables(tree))
+    assert run.resumed is not None
+    assert run.finished is not None
+    keras_door.load_into(model, final_variables(run.resumed[1]))
     history = History()
     history.set_model(model)
     history.history, history.epoch = dict(run.finished["history"]), list(run.finished["epoch"])

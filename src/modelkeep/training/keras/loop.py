@@ -34,7 +34,7 @@ class Plan:
     on_first_step: Callable[[], None]
 
 
-class Loop(CallbackList):  # type: ignore[misc]  # keras is untyped
+class Loop(CallbackList):
     """Drives the callbacks of one training, which may be two calls of ``Model.fit``.
 
     A training that resumes inside an epoch first finishes that epoch in a call of its own, and then goes on; the

@@ -10,8 +10,34 @@ import textwrap
 from collections.abc import Sequence
 
 _MUTATORS = frozenset(
-    "append extend insert remove pop clear update setdefault add discard sort reverse popitem appendleft write "
-    "writerow assign assign_add assign_sub shuffle permutation random integers normal uniform choice".split()
+    [
+        "append",
+        "extend",
+        "insert",
+        "remove",
+        "pop",
+        "clear",
+        "update",
+        "setdefault",
+        "add",
+        "discard",
+        "sort",
+        "reverse",
+        "popitem",
+        "appendleft",
+        "write",
+        "writerow",
+        "assign",
+        "assign_add",
+        "assign_sub",
+        "shuffle",
+        "permutation",
+        "random",
+        "integers",
+        "normal",
+        "uniform",
+        "choice",
+    ]
 )
 
 
@@ -19,6 +45,7 @@ def attributes_changed_by(cls: type, methods: Sequence[str] | None, *, stop_at: 
     """Return the names that ``methods`` of ``cls`` change on ``self``, and the methods that these call.
 
     Args:
+        cls: the class whose source is read.
         methods: the names to begin with; None for every method but ``__init__`` and the setters of a framework.
         stop_at: classes from this one up are not read (the framework's own base).
 

@@ -39,6 +39,7 @@ class Position:
 
     @classmethod
     def of(cls, tree: State) -> "Position":
+        """The position that a checkpoint's tree holds."""
         training = tree["training"]
         return cls(training["epoch"], training["batch"], training["step"], training["evaluations"])
 

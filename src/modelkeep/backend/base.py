@@ -1,0 +1,110 @@
+"""What a place for bytes can do: keys and bytes, nothing of tensors.
+
+A key is a relative path of ``/``-separated segments. Every object is created once and never changed; ``create`` is
+create-if-absent, the one primitive that directories and object stores share.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from modelkeep.errors import InvalidName
+
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+=-]{0,200}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Entry:
+    """One object of a listing."""
+
+    key: str
+    size: int
+    """Bytes."""
+    modified: float
+    """Seconds since the epoch, by the store's clock."""
+
+
+def check_key(key: str) -> str:
+    """Return ``key`` if every backend can hold it.
+
+    Raises:
+        InvalidName: it is absolute, empty, leads upwards or holds characters that some backend refuses.
+
+    >>> check_key("runs/digits/lock")
+    'runs/digits/lock'
+    """
+    if not all(_SEGMENT.fullmatch(segment) for segment in key.split("/")):
+        raise InvalidName(
+            f"key {key!r:.200} is not a relative path of letters, digits and `._@+=-`, none beginning with a dot"
+        )
+    return key
+
+
+class ObjectWriter(Protocol):
+    """An object under way; it does not exist for anybody until ``commit``."""
+
+    def reserve(self, size: int) -> None:
+        """Leave the first ``size`` bytes free, for ``write_at``; before anything is appended."""
+
+    def append(self, data: memoryview) -> int:
+        """Write at the end; return the offset."""
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Fill bytes that were reserved."""
+
+    def commit(self) -> None:
+        """Make the object exist; it is durable on return. Raises AlreadyExists where the key is taken."""
+
+    def abort(self) -> None:
+        """Give the object up and remove what was written; after ``commit`` it does nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+class Backend(Protocol):
+    """A place for immutable objects."""
+
+    @property
+    def url(self) -> str:
+        """Where it is: ``file:///...``, ``memory://name``."""
+
+    @property
+    def exclusive_locks(self) -> bool:
+        """Whether the kernel frees a lock when its holder dies, so that who has the lock is alone."""
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Return bytes ``start`` to ``end`` (to the last). Raises NotFound; Damaged when the object is shorter."""
+
+    def read_into(self, key: str, start: int, buffer: memoryview) -> None:
+        """Fill the whole writable ``buffer`` from ``start``. Raises NotFound; Damaged when the object is shorter."""
+
+    def create(self, key: str, data: bytes) -> None:
+        """Create an object; durable on return. Raises AlreadyExists where the key is taken."""
+
+    def writer(self, key: str, *, size_hint: int = 0) -> ObjectWriter:
+        """Begin a large object of about ``size_hint`` bytes. Raises StorageError when there is no room for it."""
+
+    def size(self, key: str) -> int:
+        """Return the size in bytes. Raises NotFound."""
+
+    def list(self, prefix: str, *, limit: int | None = None) -> Iterator[Entry]:
+        """Yield the objects below ``prefix/`` (all of them for an empty prefix), keys ascending."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is fine."""
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the clock that dates the objects."""
+
+    def lock(self, key: str) -> AbstractContextManager[None]:
+        """Hold a lock. Raises RunLocked, with who holds it, when another process does."""
+
+    def clean(self, prefix: str, older_than: float) -> int:
+        """Remove unfinished objects below ``prefix`` that were begun before ``older_than``; return how many."""

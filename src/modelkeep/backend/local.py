@@ -1,0 +1,316 @@
+"""A keep in a directory: durable by fsync, create-if-absent by ``link``, locks by ``flock``."""
+
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from modelkeep.backend import syscalls
+from modelkeep.backend.base import Entry, check_key
+from modelkeep.errors import AlreadyExists, Damaged, NotFound, RunLocked, StorageError
+
+_SUFFIX = ".tmp"
+
+
+@dataclass
+class _Held:
+    """A lock that this process holds, and how many times."""
+
+    descriptor: int
+    count: int = 1
+
+
+@dataclass
+class _Locks:
+    """The locks of this process: ``flock`` belongs to a descriptor, so re-entrance is counted here."""
+
+    guard: threading.Lock = field(default_factory=threading.Lock)
+    held: dict[str, _Held] = field(default_factory=dict)
+
+
+_LOCKS = _Locks()
+
+
+class LocalBackend:
+    """Objects as files below a folder.
+
+    Raises:
+        StorageError: the folder cannot be made, or the path is a file.
+        NotFound: the folder is not there and ``create`` is False.
+
+    >>> import tempfile
+    >>> place = LocalBackend(tempfile.mkdtemp())
+    >>> place.create("a/b", b"hello")
+    >>> place.read("a/b", 1, 3)
+    b'el'
+    """
+
+    exclusive_locks = True
+
+    def __init__(self, folder: str | os.PathLike[str], *, create: bool = True) -> None:
+        self._folder = Path(os.path.abspath(os.path.expanduser(folder)))
+        self._known: set[Path] = set()
+        self._warned = False
+        if self._folder.exists() and not self._folder.is_dir():
+            raise StorageError(f"{self._folder} is a file, and a keep is a folder; name another path")
+        if not self._folder.exists():
+            if not create:
+                raise NotFound(
+                    f"there is no folder {self._folder}; name a keep that is there, or create it with open()"
+                )
+            with syscalls.explained("create", self._folder):
+                self._make_folder(self._folder)
+
+    @property
+    def url(self) -> str:
+        return self._folder.as_uri()
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        with self._open(key) as descriptor:
+            size = os.fstat(descriptor).st_size
+            stop = size if end is None else end
+            if not 0 <= start <= stop <= size:
+                raise _short(key, stop, size)
+            buffer = bytearray(stop - start)
+            self._fill(key, descriptor, start, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, key: str, start: int, buffer: memoryview) -> None:
+        with self._open(key) as descriptor:
+            self._fill(key, descriptor, start, buffer.cast("B"))
+
+    def create(self, key: str, data: bytes) -> None:
+        with self.writer(key, size_hint=len(data)) as writer:
+            writer.append(memoryview(data))
+            writer.commit()
+
+    def writer(self, key: str, *, size_hint: int = 0) -> "LocalWriter":
+        path = self._path(key)
+        with syscalls.explained("make the folder of", path):
+            self._make_folder(path.parent)
+        free = syscalls.free_bytes(path.parent)
+        if size_hint > free:
+            raise StorageError(
+                f"could not write {path}: {size_hint:,} bytes wanted and {free:,} free; free some space or "
+                "`modelkeep gc` the keep; checkpoints already committed are intact"
+            )
+        return LocalWriter(self, key, path)
+
+    def size(self, key: str) -> int:
+        with self._open(key) as descriptor:
+            return os.fstat(descriptor).st_size
+
+    def list(self, prefix: str, *, limit: int | None = None) -> Iterator[Entry]:
+        root = self._path(prefix) if prefix else self._folder
+        count = 0
+        for entry in self._walk(root, prefix):
+            if limit is not None and count >= limit:
+                return
+            count += 1
+            yield entry
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with suppress(FileNotFoundError), syscalls.explained("delete", path):
+            os.unlink(path)
+
+    def now(self) -> float:
+        return time.time()
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        path = self._path(key)
+        with syscalls.explained("make the folder of", path):
+            self._make_folder(path.parent)
+        name = str(path)
+        with _LOCKS.guard:
+            if name in _LOCKS.held:
+                _LOCKS.held[name].count += 1
+            else:
+                _LOCKS.held[name] = _Held(_take_lock(path, key))
+        try:
+            yield
+        finally:
+            with _LOCKS.guard:
+                held = _LOCKS.held[name]
+                held.count -= 1
+                if held.count == 0:
+                    del _LOCKS.held[name]
+                    os.close(held.descriptor)
+
+    def clean(self, prefix: str, older_than: float) -> int:
+        root = self._path(prefix) if prefix else self._folder
+        removed = 0
+        for folder, _, names in os.walk(root):
+            for name in names:
+                path = Path(folder, name)
+                if not (name.startswith(".") and name.endswith(_SUFFIX)):
+                    continue
+                with suppress(FileNotFoundError), syscalls.explained("remove", path):
+                    if path.lstat().st_mtime < older_than:
+                        os.unlink(path)
+                        removed += 1
+        return removed
+
+    def tell_links_are_missing(self) -> None:
+        """Say once that this file system cannot create-if-absent in one atomic step."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the file system of {self._folder} has neither hard links nor renameat2: two processes that "
+                "write the same run at the same moment are told apart less safely; a local disk is better",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def _path(self, key: str) -> Path:
+        return self._folder / check_key(key)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Create a folder and its parents, each durable in the one above."""
+        if folder in self._known:
+            return
+        missing = []
+        current = folder
+        while not current.is_dir():
+            missing.append(current)
+            current = current.parent
+        for one in reversed(missing):
+            with suppress(FileExistsError):
+                os.mkdir(one)
+            syscalls.sync_folder(one.parent)
+        self._known.add(folder)
+
+    @contextmanager
+    def _open(self, key: str) -> Iterator[int]:
+        path = self._path(key)
+        with syscalls.explained("read", path):
+            try:
+                descriptor = syscalls.open_read(path)
+            except FileNotFoundError:
+                raise NotFound(f"there is no object {key} in {self.url}") from None
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise Damaged(f"{key} is a symbolic link, which no keep holds; it was not followed", key) from None
+                raise
+            try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise Damaged(f"{key} is not a regular file, and a keep holds nothing else", key)
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
+    def _fill(self, key: str, descriptor: int, start: int, buffer: memoryview) -> None:
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(descriptor, [buffer[done:]], start + done)
+            if count == 0:
+                raise _short(key, start + len(buffer), start + done)
+            done += count
+
+    def _walk(self, root: Path, prefix: str) -> Iterator[Entry]:
+        try:
+            with syscalls.explained("list", root), os.scandir(root) as scan:
+                entries = sorted(scan, key=_sort_name)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            key = f"{prefix}/{entry.name}" if prefix else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(Path(entry.path), key)
+            elif not entry.name.startswith("."):
+                with suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    yield Entry(key, status.st_size, status.st_mtime)
+
+
+class LocalWriter:
+    """A file under a temporary name beside its own, until ``commit`` links it there."""
+
+    def __init__(self, backend: LocalBackend, key: str, path: Path) -> None:
+        self._backend = backend
+        self._key = key
+        self._path = path
+        token = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._temporary = path.with_name(f".{path.name}.{token}{_SUFFIX}")
+        self._end = 0
+        with syscalls.explained("create", self._temporary):
+            self._descriptor: int | None = syscalls.open_new(self._temporary)
+
+    def reserve(self, size: int) -> None:
+        self._end = max(self._end, size)
+
+    def append(self, data: memoryview) -> int:
+        offset, self._end = self._end, self._end + data.nbytes
+        self._write(offset, data)
+        return offset
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        self._write(offset, data)
+
+    def commit(self) -> None:
+        assert self._descriptor is not None, "a writer commits once"
+        try:
+            with syscalls.explained("write", self._path):
+                os.fchmod(self._descriptor, 0o444)
+                syscalls.sync(self._descriptor)
+                if not syscalls.publish(self._temporary, self._path):
+                    self._backend.tell_links_are_missing()
+                syscalls.sync_folder(self._path.parent)
+        except FileExistsError:
+            raise AlreadyExists(f"{self._key} is in {self._backend.url} already, and objects never change") from None
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+            with suppress(OSError):
+                os.unlink(self._temporary)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def _write(self, offset: int, data: memoryview | bytes) -> None:
+        assert self._descriptor is not None, "the writer is closed"
+        with syscalls.explained("write", self._temporary):
+            syscalls.write(self._descriptor, data, offset)
+
+
+def _take_lock(path: Path, key: str) -> int:
+    with syscalls.explained("lock", path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
+            os.close(descriptor)
+            raise RunLocked(f"{key} is held by {holder}; wait for it, or end it, and start again") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+    return descriptor
+
+
+def _short(key: str, wanted: int, found: int) -> Damaged:
+    return Damaged(f"{key} is {found} bytes long where {wanted} were wanted: it is cut short", key)
+
+
+def _sort_name(entry: "os.DirEntry[str]") -> str:
+    """Folders sort as their keys will: with the slash."""
+    return entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name

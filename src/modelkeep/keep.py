@@ -1,0 +1,179 @@
+"""``Keep``: the face of a keep, and ``open``, which opens one."""
+
+import html
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from modelkeep.backend import open_backend
+from modelkeep.snapshot import Snapshot
+from modelkeep.store import GcReport, Store, VerifyReport
+from modelkeep.store.sweep import GRACE_SECONDS
+from modelkeep.training.place import default_place
+from modelkeep.training.run import Run
+from modelkeep.training.start import Request
+from modelkeep.training.summary import RunSummary, summarize
+from modelkeep.values import Json, Ref
+
+Tree = Any
+
+
+def open(place: str | os.PathLike[str] | None = None, *, create: bool = True) -> "Keep":
+    """Open the keep at a path or URL, and create it where there is none.
+
+    Args:
+        place: a folder, ``file:///...`` or ``memory://NAME``; None for ``$MODELKEEP_KEEP``, else ``./keep``.
+        create: False to raise `NotFound` where there is no keep.
+
+    Raises:
+        UnknownFormat: the place is a folder of other things, or a keep of a newer version.
+        NotFound: there is none, and ``create`` is False.
+        StorageError: the path is a file, or cannot be read or written.
+
+    >>> open("memory://docs-open")
+    Keep('memory://docs-open', 0 runs)
+    """
+    where = default_place() if place is None else place
+    return Keep(Store.open(open_backend(where, create=create), create=create))
+
+
+class Keep:
+    """A place where states and runs are kept. Made by `open`; cheap, and without anything to close.
+
+    >>> keep = open("memory://docs-keep")
+    >>> import numpy as np
+    >>> snapshot = keep.save_state({"weights": np.ones(3, "float32")})
+    >>> keep.load_state(snapshot.id)
+    {'weights': array([1., 1., 1.], dtype=float32)}
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._store.backend.url
+
+    @property
+    def id(self) -> str:
+        """What tells it from all other keeps; it stays when the keep is moved."""
+        return self._store.id
+
+    @property
+    def store(self) -> Store:
+        """What it is made of."""
+        return self._store
+
+    def save_state(self, tree: Tree, *, meta: Mapping[str, Json] | None = None) -> Snapshot:
+        """Keep a state: dicts, lists and tuples of numpy arrays and JSON values. Durable when this returns.
+
+        It stays until it is deleted; no collection takes it. Equal states with equal ``meta`` are one snapshot.
+
+        Raises:
+            UnsupportedState: a leaf that cannot be kept bit for bit; its path, type and the way out.
+            StorageError: the storage refused; nothing of the state is visible.
+        """
+        return self._store.save(tree, meta=dict(meta or {}))
+
+    def load_state(self, ref: str | Ref | Snapshot, *, select: str | Sequence[str] | None = None) -> Tree:
+        """Load the state that ``ref`` names; every byte is checked.
+
+        Args:
+            ref: such as ``"run:cnn@last"``, ``"cnn@best:val_loss"``, a snapshot's id, or a snapshot.
+            select: path patterns (``"model/**"``); only what they match is read.
+
+        Raises:
+            NotFound: there is nothing of that name, or a pattern matches nothing; close ones are listed.
+            Damaged: naming each damaged tensor; nothing is returned.
+        """
+        patterns = [select] if isinstance(select, str) else select
+        return self._store.load(self.snapshot(ref), select=patterns)
+
+    def snapshot(self, ref: str | Ref | Snapshot) -> Snapshot:
+        """Return the record that ``ref`` names, without its tensors.
+
+        >>> keep = open("memory://docs-keep-snapshot")
+        >>> keep.snapshot(keep.save_state({"epoch": 3}).short).structure
+        {'epoch': 3}
+        """
+        return ref if isinstance(ref, Snapshot) else self._store.resolve(ref)
+
+    def runs(self) -> list[RunSummary]:
+        """Return a summary of each run, by name; what is damaged is said in it."""
+        return [summarize(self._store, name) for name in self._store.runs()]
+
+    def run(
+        self,
+        name: str,
+        *,
+        params: Mapping[str, object] | None = None,
+        seed: int | None = None,
+        new: bool = False,
+        fork: str | None = None,
+        exact: bool = True,
+        capture: bool = True,
+    ) -> Run:
+        """Start a run, or go on with it: the same call in both cases. Call it before data and model are built.
+
+        It holds the run against other processes until it is closed or the process ends, whichever way; records
+        parameters, environment and machine; and seeds the random generators of Python, numpy and the frameworks that
+        are imported.
+
+        Args:
+            name: letters, digits, ``_``, ``-`` and ``.``.
+            params: what the training depends on, as JSON. A run that goes on must be given the same ones, or none;
+                ``epochs`` may change.
+            seed: from 0 to 2**32 - 1; by default one is drawn when the run starts, and the same used ever after.
+            new: start a fresh run beside an older one of this name, as NAME-2, NAME-3, …, each time it is called.
+            fork: a REF such as ``"run:cnn@1200"``: start a fresh run whose first state is that checkpoint. The same
+                call goes on with that fork. Seed, and parameters if none are given, are those of the checkpoint.
+            exact: False goes on where the machine differs, so that the result is not bit for bit what it would have
+                been; the run is marked.
+            capture: False records of the environment only what decides the bits.
+
+        Raises:
+            ParamsChanged: with a table of what differs and the ways out.
+            NotExact: the machine differs from the one that wrote the checkpoint; each difference by name.
+            RunLocked: another process has the run open.
+            Damaged: the run has checkpoints, and none is whole. Where only the newest are damaged a RuntimeWarning
+                names them, and the run goes on from the newest that is whole.
+            InvalidName, NotFound, UsageError: a name, REF, seed or parameter that cannot be.
+        """
+        return Run(self._store, Request(name, params, seed, new, fork, exact, capture))
+
+    def verify(self, on_progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+        """Read everything and name each damage; nothing is changed.
+
+        ``on_progress`` is called with the bytes that were read and the bytes that there are.
+        """
+        return self._store.verify(on_progress)
+
+    def gc(self, *, dry_run: bool = True, grace: float = GRACE_SECONDS) -> GcReport:
+        """Remove what nothing names, if it is older than ``grace`` seconds; by default only say what that would be.
+
+        Raises:
+            RunLocked: a run is being written; collect when it has ended.
+            Damaged: a record cannot be read: it could name anything, so nothing is removed.
+        """
+        return self._store.gc(dry_run=dry_run, grace=grace)
+
+    def __repr__(self) -> str:
+        count = len(self._store.runs())
+        return f"Keep({self.url!r}, {count} run{'' if count == 1 else 's'})"
+
+    def _repr_html_(self) -> str:
+        """The runs as a table for notebooks; all text is escaped."""
+        head = "".join(f"<th>{name}</th>" for name in ("run", "state", "step", "epoch", "metrics", "saved"))
+        rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(one))}</tr>" for one in self.runs())
+        return f"<table><caption>keep {html.escape(self.url)}</caption><tr>{head}</tr>{rows}</table>"
+
+
+def _cells(run: RunSummary) -> list[str]:
+    saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.time)) if run.time is not None else ""
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
+    number = ("" if one is None else str(one) for one in (run.step, run.epoch))
+    return [html.escape(text) for text in (run.name, run.state, *number, metrics, saved)]
+
+

@@ -1,0 +1,65 @@
+"""Where each object of a keep lies: keys only."""
+
+import re
+
+from modelkeep.values import SnapshotId
+
+KEEP = "keep.json"
+SHARDS = "shards"
+SNAPSHOTS = "snapshots"
+RUNS = "runs"
+CONDEMNED = "gc/condemned"
+SHARD_SUFFIX = ".safetensors"
+
+
+def shard_folder(writer: str) -> str:
+    """The folder of all shards of one writer: one, so that a save makes one folder's names durable."""
+    return f"{SHARDS}/{writer[:2]}"
+
+
+def shard_key(shard: str) -> str:
+    """The key of a shard; its id is ``<writer>-<n>``.
+
+    >>> shard_key("ab12-3")
+    'shards/ab/ab12-3.safetensors'
+    """
+    return f"{shard_folder(shard)}/{shard}{SHARD_SUFFIX}"
+
+
+def shard_of(key: str) -> str:
+    """The id of the shard at ``key``."""
+    return key.rpartition("/")[2].removesuffix(SHARD_SUFFIX)
+
+
+def snapshot_key(snapshot: SnapshotId) -> str:
+    """The key of a snapshot's record."""
+    return f"{SNAPSHOTS}/{snapshot[:2]}/{snapshot}.json"
+
+
+def snapshot_of(key: str) -> SnapshotId:
+    """The id of the snapshot whose record is at ``key``."""
+    return SnapshotId(key.rpartition("/")[2].removesuffix(".json"))
+
+
+def condemned_key(name: str) -> str:
+    """The key of a list of shards that are about to be deleted."""
+    return f"{CONDEMNED}/{name}.json"
+
+
+_KNOWN = re.compile(
+    r"keep\.json"
+    r"|shards/[0-9a-f]{2}/[0-9a-f]{16}-[0-9]{1,9}\.safetensors"
+    r"|snapshots/[0-9a-f]{2}/[0-9a-f]{64}\.json"
+    r"|gc/condemned/[0-9]{10}\.json"
+    r"|runs/[^/]+/(attempts/[0-9]{10}/(start|metrics/[0-9]{10})|checkpoints/[0-9]{10}|dropped/[0-9]{10}"
+    r"|finished/[0-9]{10})\.json"
+)
+
+
+def is_known(key: str) -> bool:
+    """Whether an object of a keep may have this key.
+
+    >>> is_known("keep.json"), is_known("notes.txt")
+    (True, False)
+    """
+    return _KNOWN.fullmatch(key) is not None

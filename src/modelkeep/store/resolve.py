@@ -1,0 +1,136 @@
+"""From a REF to a snapshot, and from a run to its newest good checkpoint."""
+
+import difflib
+import warnings
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from modelkeep.errors import Damaged, LimitExceeded, NotFound, UsageError
+from modelkeep.snapshot import Snapshot
+from modelkeep.store import layout
+from modelkeep.store.retention import Best, best_of
+from modelkeep.store.runs import Checkpoint, RunRecord
+from modelkeep.values import Ref, SnapshotId
+
+if TYPE_CHECKING:
+    from modelkeep.store.store import Store
+
+
+def resolve(store: "Store", ref: Ref) -> Snapshot:
+    """Return the snapshot that ``ref`` names.
+
+    Raises:
+        NotFound: there is no such run, checkpoint or snapshot; close names are listed.
+        Damaged: its record cannot be read.
+    """
+    if ref.kind == "snapshot":
+        return store.snapshot(_find_snapshot(store, ref.name))
+    return store.snapshot(find_checkpoint(store, ref).snapshot_id)
+
+
+def find_checkpoint(store: "Store", ref: Ref) -> Checkpoint:
+    """Return the checkpoint that a ``run:`` REF names.
+
+    Raises:
+        NotFound: there is no such run or checkpoint; what there is is listed.
+    """
+    if ref.kind == "model":
+        raise NotFound(f"{ref}: this keep holds no models; name a run: {_some(store.runs(), ref.name)}")
+    run = store.run(ref.name)
+    if not run.exists():
+        raise NotFound(
+            f"{ref}: there is no run {ref.name} in {store.backend.url}; there is {_some(store.runs(), ref.name)}"
+        )
+    word, _, rest = ref.rev.partition(":")
+    if word == "last":
+        found = next(run.iterate_checkpoints(on_damage=_ignored), None)
+    elif word == "best":
+        found = _best(run, rest)
+    else:
+        wanted, of = (int(rest), "epoch") if word == "epoch" else (_number(ref), "step")
+        found = next((one for one in run.iterate_checkpoints() if getattr(one, of) == wanted), None)
+    if found is None:
+        there = [f"step {one.step} (epoch {one.epoch})" for one in run.checkpoints()]
+        raise NotFound(f"{ref}: run {ref.name} has no such checkpoint; it has {_some(there)}")
+    return found
+
+
+def newest_good(
+    store: "Store", run: RunRecord, on_damage: Callable[[str, Exception], None]
+) -> tuple[Checkpoint, Snapshot, Any] | None:
+    """Return the newest checkpoint whose every byte is as it was written, with its snapshot and state.
+
+    Args:
+        on_damage: told of each newer checkpoint that is damaged: ``(what it is, the error)``.
+
+    Returns: None when the run has no checkpoint.
+
+    Raises:
+        Damaged: it has some, and none is whole.
+    """
+    last: Exception | None = None
+
+    def told(what: str, error: Exception) -> None:
+        nonlocal last
+        last = error
+        on_damage(what, error)
+
+    for checkpoint in run.iterate_checkpoints(on_damage=told):
+        try:
+            snapshot = store.snapshot(checkpoint.snapshot_id)
+            return checkpoint, snapshot, store.load(snapshot)
+        except (Damaged, NotFound, LimitExceeded) as error:
+            told(f"checkpoint {checkpoint.number} (step {checkpoint.step})", error)
+    if last is not None:
+        raise Damaged(f"run {run.name} has no checkpoint that is whole; the oldest: {last}", run.prefix) from last
+    return None
+
+
+def _best(run: RunRecord, argument: str) -> Checkpoint | None:
+    metric, _, mode = argument.partition(":")
+    checkpoints = run.checkpoints()
+    found = best_of(checkpoints, Best(metric, mode or _usual_mode(metric)))
+    known = sorted({name for one in checkpoints for name in one.metrics})
+    if not found and metric not in known:
+        raise NotFound(f"run {run.name} has no metric {metric}; its checkpoints have {_some(known, metric)}")
+    return found[0] if found else None
+
+
+def _usual_mode(metric: str) -> str:
+    """Accuracies and the like are better when they are larger, as Keras' callbacks guess."""
+    larger = ("acc", "auc", "precision", "recall", "f1", "iou", "dice", "r2", "bleu")
+    return "max" if any(part in metric.lower() for part in larger) else "min"
+
+
+def _number(ref: Ref) -> int:
+    if not ref.rev.isdigit():
+        raise NotFound(f"{ref}: a run has steps, last, best:METRIC and epoch:N, not {ref.rev}")
+    return int(ref.rev)
+
+
+def _find_snapshot(store: "Store", prefix: str) -> SnapshotId:
+    if len(prefix) == 64:
+        return SnapshotId(prefix)
+    entries = store.backend.list(f"{layout.SNAPSHOTS}/{prefix[:2]}")
+    found = [one for one in (layout.snapshot_of(entry.key) for entry in entries) if one.startswith(prefix)]
+    if not found:
+        raise NotFound(f"there is no snapshot {prefix} in {store.backend.url}; `modelkeep ls` lists the runs")
+    if len(found) > 1:
+        raise UsageError(f"{prefix} begins the ids of {len(found)} snapshots: {_some(found)}; write more digits")
+    return found[0]
+
+
+def _some(names: Iterable[str], close_to: str = "") -> str:
+    """Up to eight of the names, the closest first."""
+    listed = list(names)
+    if not listed:
+        return "nothing yet"
+    close = difflib.get_close_matches(close_to, listed, 8, 0.5) if close_to else []
+    ordered = [*close, *(name for name in listed if name not in close)]
+    more = f" and {len(ordered) - 8} more" if len(ordered) > 8 else ""
+    return ", ".join(ordered[:8]) + more
+
+
+def _ignored(key: str, error: Exception) -> None:
+    """A record that cannot be read: an older checkpoint stands in for it, and `verify` names what is damaged."""
+    warnings.warn(f"{key} is damaged and left out: {error}", RuntimeWarning, stacklevel=4)

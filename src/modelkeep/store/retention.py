@@ -1,0 +1,157 @@
+"""Which checkpoints of a run stay, and how the space of the others is freed.
+
+A shard is removed in four steps: it is condemned (an object that says so is created), all snapshots are listed anew,
+those shards that any of them holds are kept and the rest is deleted, and the sentence is lifted. A writer that reuses
+pieces of an older snapshot looks *after* its own record is durable whether their shards are condemned or gone: either
+its record was in the listing, or it sees that and writes the pieces again. No clock is in it.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelkeep.errors import Damaged
+from modelkeep.snapshot.canonical import seal, unseal
+from modelkeep.store import layout
+from modelkeep.store.numbering import newest_first, number_of
+from modelkeep.store.runs import Checkpoint, RunRecord
+from modelkeep.values import SnapshotId
+
+if TYPE_CHECKING:
+    from modelkeep.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The checkpoints that a metric calls best. NaN and checkpoints without the metric are never among them."""
+
+    metric: str
+    mode: str = "min"
+    """``"min"`` where less is better, ``"max"`` where more is."""
+    keep: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Retain:
+    """What stays: each of the three keeps a set of its own, and a checkpoint stays when any of them holds it.
+
+    The newest stays always.
+    """
+
+    last: int = 3
+    every_steps: int | None = None
+    """The first checkpoint at or after each multiple of this many steps."""
+    best: Best | None = None
+
+
+def to_drop(checkpoints: Sequence[Checkpoint], policy: Retain) -> list[int]:
+    """Return the numbers of the checkpoints that ``policy`` lets go, ascending.
+
+    >>> made = [Checkpoint(n, SnapshotId(""), 10 * n, n, {"loss": 1 / n}, 0.0, 1, "policy", True) for n in range(1, 6)]
+    >>> to_drop(made, Retain(last=1, every_steps=20))
+    [1, 3]
+    >>> to_drop(made, Retain(last=1, best=Best("loss", "max")))
+    [2, 3, 4]
+    """
+    live = sorted((one for one in checkpoints if not one.dropped), key=lambda one: one.number)
+    kept = {one.number for one in live[-max(policy.last, 1) :]}
+    if policy.every_steps is not None:
+        first_of: dict[int, int] = {}
+        for one in live:
+            first_of.setdefault(-(-one.step // policy.every_steps), one.number)
+        kept |= set(first_of.values())
+    if policy.best is not None:
+        kept |= {one.number for one in best_of(live, policy.best)}
+    return [one.number for one in live if one.number not in kept]
+
+
+def best_of(checkpoints: Sequence[Checkpoint], best: Best) -> list[Checkpoint]:
+    """Return the best ``best.keep`` checkpoints, the best one first; of equal ones the older is better."""
+    sign = 1.0 if best.mode == "min" else -1.0
+    able = [one for one in checkpoints if not math.isnan(one.metrics.get(best.metric, math.nan))]
+    return sorted(able, key=lambda one: (sign * one.metrics[best.metric], one.number))[: best.keep]
+
+
+def free(store: "Store", dropped: Sequence[Checkpoint]) -> None:
+    """Delete the records of dropped checkpoints and the shards that no snapshot holds any more.
+
+    ``RunRecord.drop`` comes first. A snapshot that another checkpoint still names is kept. Where some record of the
+    keep cannot be read it could hold any shard: then nothing is deleted, and a warning says so.
+    """
+    try:
+        named = named_snapshots(store)
+        freed: set[str] = set()
+        for checkpoint in dropped:
+            if checkpoint.snapshot_id not in named:
+                freed |= store.shards_of(checkpoint.snapshot_id)
+                store.delete_snapshot(checkpoint.snapshot_id)
+        collect(store, freed - store.shards_in_use())
+    except Damaged as error:
+        text = f"no space was freed, since a record cannot be read: {error}; see `modelkeep verify`"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def collect(store: "Store", shards: set[str]) -> None:
+    """Delete those of ``shards`` that no snapshot holds, safely against writers that reuse them meanwhile.
+
+    Raises:
+        Damaged: a record cannot be read; nothing was deleted, and the sentence stands until the next collection.
+    """
+    if not shards:
+        return
+    numbers = [number for entry in store.backend.list(layout.CONDEMNED) if (number := _number(entry.key)) is not None]
+    sentence = layout.condemned_key(newest_first(max(numbers, default=0) + 1))
+    store.backend.create(sentence, seal({"shards": [*sorted(shards)]}))
+    for shard in shards - store.shards_in_use():
+        store.backend.delete(layout.shard_key(shard))
+    store.backend.delete(sentence)
+
+
+def condemned(store: "Store") -> set[str]:
+    """The shards that a collector has sentenced; a writer that reused one of them must write its pieces again."""
+    found: set[str] = set()
+    for entry in store.backend.list(layout.CONDEMNED):
+        shards = unseal(store.backend.read(entry.key), entry.key)["shards"]
+        if isinstance(shards, list):
+            found |= {str(shard) for shard in shards}
+    return found
+
+
+def named_snapshots(store: "Store") -> set[SnapshotId]:
+    """The snapshots that some checkpoint of some run names, dropped ones not counted.
+
+    Raises:
+        Damaged: a record cannot be read: it could name any snapshot, so nothing may be deleted.
+    """
+    return {one.snapshot_id for name in store.runs() for one in store.run(name).checkpoints()}
+
+
+def clear_leftovers(store: "Store", run: RunRecord) -> int:
+    """Remove what killed attempts of a run left: unfinished files, and shards that no snapshot holds.
+
+    The caller holds the run's lock, so none of the run's writers lives. Returns: how many objects were removed.
+    """
+    if not store.backend.exclusive_locks:
+        return 0
+    removed = 0
+    writers = {str(attempt.info["writer"]) for attempt in run.attempts() if attempt.info.get("writer")}
+    for writer in writers:
+        folder = layout.shard_folder(writer)
+        removed += store.backend.clean(folder, math.inf)
+        mine = [
+            entry.key for entry in store.backend.list(folder) if layout.shard_of(entry.key).startswith(f"{writer}-")
+        ]
+        if not mine:
+            continue
+        in_use = store.shards_in_use()
+        for key in mine:
+            if layout.shard_of(key) not in in_use:
+                store.backend.delete(key)
+                removed += 1
+    return removed
+
+
+def _number(key: str) -> int | None:
+    return number_of(key.rpartition("/")[2].removesuffix(".json"))

@@ -1,0 +1,377 @@
+"""What a run leaves in the keep: attempts, metrics, checkpoints, tombstones and the mark of its end.
+
+Objects are only ever created. A checkpoint's number is one more than the newest and is never used twice; since it is
+created if absent, of two writers that believe they own the run one loses, and is told so (`Fenced`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelkeep.backend import Backend
+from modelkeep.errors import AlreadyExists, Damaged, Fenced, UsageError
+from modelkeep.snapshot import Snapshot
+from modelkeep.snapshot.canonical import seal, unseal
+from modelkeep.state.leaves import decode, encode
+from modelkeep.store.numbering import newest_first, number_of, oldest_first
+from modelkeep.values import Json, SnapshotId, check_name
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One process start of a run."""
+
+    number: int
+    """From 1."""
+    time: float
+    """When it began: seconds since the epoch, by the store's clock."""
+    info: Mapping[str, Json]
+    """What was recorded at its start: environment, parameters, seed, writer, ``resumed_from``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A snapshot of a run, and what was known of it when it was made."""
+
+    number: int
+    """From 1, in the order of commits; never used twice."""
+    snapshot_id: SnapshotId
+    step: int
+    epoch: int
+    metrics: Mapping[str, float]
+    time: float
+    """Seconds since the epoch, by the store's clock."""
+    attempt: int
+    reason: str
+    exact: bool
+    """False when something had made the run other than bit for bit."""
+    dropped: bool = False
+    """True when retention has let its snapshot go; the record of it stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRow:
+    """Metrics of one moment."""
+
+    attempt: int
+    step: int
+    epoch: int
+    time: float
+    values: Mapping[str, float]
+    superseded: bool
+    """True when a later attempt resumed from before this row, and computed it again."""
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """One run's objects in a keep.
+
+    >>> from modelkeep.backend import MemoryBackend
+    >>> record = RunRecord(MemoryBackend("docs-runs"), "digits")
+    >>> record.exists()
+    False
+    >>> record.start_attempt({"seed": 3}).number
+    1
+    """
+
+    backend: Backend
+    name: str
+    _segments: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+    @property
+    def prefix(self) -> str:
+        """The key below which everything of the run lies."""
+        return f"runs/{self.name}"
+
+    @property
+    def lock_key(self) -> str:
+        """The key of the lock that its one writer holds."""
+        return f"{self.prefix}/lock"
+
+    def exists(self) -> bool:
+        """Whether the run was ever started."""
+        return next(iter(self._names("attempts")), None) is not None
+
+    # Attempts
+
+    def attempts(self) -> list[Attempt]:
+        """All attempts, the first one first. Raises Damaged."""
+        return [self._attempt(number) for number in sorted(self._numbers("attempts"))]
+
+    def start_attempt(self, info: Mapping[str, Json]) -> Attempt:
+        """Begin the next attempt; durable on return.
+
+        Raises:
+            Fenced: another process has begun one at the same moment.
+        """
+        number = max(self._numbers("attempts"), default=0) + 1
+        attempt = Attempt(number, self.backend.now(), dict(info))
+        document: dict[str, Json] = {"number": number, "time": attempt.time, "info": {**attempt.info}}
+        try:
+            self.backend.create(self._attempt_key(number), seal(document))
+        except AlreadyExists:
+            raise Fenced(
+                f"run {self.name}: another process has begun attempt {number} just now; end one of the two"
+            ) from None
+        self._segments = 0
+        return attempt
+
+    def _attempt(self, number: int) -> Attempt:
+        document = self._read(self._attempt_key(number))
+        return Attempt(number, _float(document["time"]), _mapping(document["info"]))
+
+    # Metrics
+
+    def append_metrics(self, attempt: Attempt, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows of ``step``, ``epoch``, ``values`` and perhaps ``time``; durable on return.
+
+        Raises:
+            Fenced: another process writes the metrics of this attempt.
+        """
+        if not rows:
+            return
+        self._segments += 1
+        now = self.backend.now()
+        documents: list[Json] = [
+            {
+                "step": int(row["step"]),
+                "epoch": int(row["epoch"]),
+                "time": float(row.get("time", now)),
+                "values": _encoded(row["values"]),
+            }
+            for row in rows
+        ]
+        key = f"{self._folder(attempt.number)}/metrics/{oldest_first(self._segments)}.json"
+        try:
+            self.backend.create(key, seal({"rows": documents}))
+        except AlreadyExists:
+            raise Fenced(f"{key} was written by another process; end one of the two") from None
+
+    def metrics(self) -> list[MetricRow]:
+        """The rows of all attempts in the order in which they were computed. Raises Damaged."""
+        attempts = self.attempts()
+        rows: list[MetricRow] = []
+        for attempt in attempts:
+            bound = min((_resumed_step(later) for later in attempts if later.number > attempt.number), default=None)
+            rows += self._rows_of(attempt, bound)
+        return rows
+
+    def _rows_of(self, attempt: Attempt, bound: int | None) -> Iterator[MetricRow]:
+        for entry in self.backend.list(f"{self._folder(attempt.number)}/metrics"):
+            rows = self._read(entry.key)["rows"]
+            assert isinstance(rows, list)
+            for row in map(_mapping, rows):
+                step = _int(row["step"])
+                yield MetricRow(
+                    attempt=attempt.number,
+                    step=step,
+                    epoch=_int(row["epoch"]),
+                    time=_float(row["time"]),
+                    values=_decoded(row["values"]),
+                    superseded=bound is not None and step > bound,
+                )
+
+    # Checkpoints
+
+    def commit_checkpoint(
+        self,
+        attempt: Attempt,
+        snapshot: Snapshot,
+        *,
+        step: int,
+        epoch: int,
+        metrics: Mapping[str, float] | None = None,
+        reason: str = "policy",
+        exact: bool = True,
+    ) -> Checkpoint:
+        """Name a durable snapshot as the run's newest checkpoint; durable on return.
+
+        Raises:
+            Fenced: a newer attempt of the run exists, or another process has taken the number.
+        """
+        self._must_be_newest(attempt)
+        number = max(self._numbers("checkpoints"), default=0) + 1
+        checkpoint = Checkpoint(
+            number=number,
+            snapshot_id=snapshot.id,
+            step=step,
+            epoch=epoch,
+            metrics=dict(metrics or {}),
+            time=self.backend.now(),
+            attempt=attempt.number,
+            reason=reason,
+            exact=exact,
+        )
+        try:
+            self.backend.create(self._checkpoint_key(number), seal(_checkpoint_json(checkpoint)))
+        except AlreadyExists:
+            raise Fenced(
+                f"run {self.name}: another process has written checkpoint {number}; this one has lost the run"
+            ) from None
+        self._must_be_newest(attempt)
+        return checkpoint
+
+    def checkpoints(self, *, dropped: bool = False) -> list[Checkpoint]:
+        """The checkpoints, newest first; with ``dropped=True`` also those whose snapshots are gone. Raises Damaged."""
+        return list(self.iterate_checkpoints(dropped=dropped))
+
+    def iterate_checkpoints(self, *, dropped: bool = False, on_damage: Any = None) -> Iterator[Checkpoint]:
+        """Yield the checkpoints newest first, reading each as it is asked for.
+
+        ``on_damage(key, error)`` is told of a record that cannot be read, which is then left out; without it the
+        error is raised.
+        """
+        gone = self.dropped()
+        for number in sorted(self._numbers("checkpoints"), reverse=True):
+            if number in gone and not dropped:
+                continue
+            key = self._checkpoint_key(number)
+            try:
+                yield _checkpoint_of(self._read(key), key, dropped=number in gone)
+            except Damaged as error:
+                if on_damage is None:
+                    raise
+                on_damage(key, error)
+
+    def drop(self, numbers: Sequence[int]) -> None:
+        """Let checkpoints go; their records and numbers stay. Durable on return.
+
+        Raises:
+            UsageError: the newest one is among them.
+        """
+        wanted = sorted(set(numbers) - self.dropped())
+        if not wanted:
+            return
+        if max(self._numbers("checkpoints"), default=0) in wanted:
+            raise UsageError(f"run {self.name}: checkpoint {wanted[-1]} is the newest, from which the run goes on")
+        number = max(self._numbers("dropped"), default=0) + 1
+        self.backend.create(f"{self.prefix}/dropped/{newest_first(number)}.json", seal({"numbers": list(wanted)}))
+
+    def dropped(self) -> set[int]:
+        """The numbers of the checkpoints that were let go. Raises Damaged."""
+        gone: set[int] = set()
+        for entry in self.backend.list(f"{self.prefix}/dropped"):
+            numbers = self._read(entry.key)["numbers"]
+            assert isinstance(numbers, list)
+            gone |= {_int(number) for number in numbers}
+        return gone
+
+    # The end
+
+    def finish(self, attempt: Attempt, summary: Json) -> None:
+        """Mark the run as finished at its newest checkpoint; durable on return."""
+        number = max(self._numbers("finished"), default=0) + 1
+        newest = max(self._numbers("checkpoints"), default=0)
+        document: dict[str, Json] = {"attempt": attempt.number, "checkpoint": newest, "summary": summary}
+        self.backend.create(f"{self.prefix}/finished/{newest_first(number)}.json", seal(document))
+
+    def finished(self) -> Json | None:
+        """The summary of the last `finish`; None when there was none, or a later checkpoint goes on. Raises Damaged."""
+        name = next(iter(self._names("finished")), None)
+        if name is None:
+            return None
+        document = self._read(f"{self.prefix}/finished/{name}")
+        newest = max(self._numbers("checkpoints"), default=0)
+        return document["summary"] if document["checkpoint"] == newest else None
+
+    # How it lies in the keep
+
+    def _must_be_newest(self, attempt: Attempt) -> None:
+        newest = max(self._numbers("attempts"), default=0)
+        if newest > attempt.number:
+            raise Fenced(
+                f"run {self.name}: attempt {newest} has begun since attempt {attempt.number}; the newer owns the run"
+            )
+
+    def _folder(self, attempt: int) -> str:
+        return f"{self.prefix}/attempts/{newest_first(attempt)}"
+
+    def _attempt_key(self, number: int) -> str:
+        return f"{self._folder(number)}/start.json"
+
+    def _checkpoint_key(self, number: int) -> str:
+        return f"{self.prefix}/checkpoints/{newest_first(number)}.json"
+
+    def _names(self, kind: str) -> Iterator[str]:
+        """Names below ``kind``, newest first; folders of attempts count once, by their ``start.json``."""
+        prefix = f"{self.prefix}/{kind}"
+        for entry in self.backend.list(prefix):
+            name = entry.key.removeprefix(f"{prefix}/")
+            if kind != "attempts" or name.endswith("/start.json"):
+                yield name
+
+    def _numbers(self, kind: str) -> Iterator[int]:
+        for name in self._names(kind):
+            number = number_of(name.split("/")[0].removesuffix(".json"))
+            if number is not None:
+                yield number
+
+    def _read(self, key: str) -> dict[str, Json]:
+        return unseal(self.backend.read(key), key)
+
+
+def _resumed_step(attempt: Attempt) -> int:
+    """The step from which an attempt went on; the run's beginning where it found no checkpoint."""
+    resumed = attempt.info.get("resumed_from")
+    return _int(_mapping(resumed)["step"]) if resumed is not None else -1
+
+
+def _checkpoint_json(checkpoint: Checkpoint) -> dict[str, Json]:
+    return {
+        "number": checkpoint.number,
+        "snapshot": checkpoint.snapshot_id,
+        "step": checkpoint.step,
+        "epoch": checkpoint.epoch,
+        "metrics": _encoded(checkpoint.metrics),
+        "time": checkpoint.time,
+        "attempt": checkpoint.attempt,
+        "reason": checkpoint.reason,
+        "exact": checkpoint.exact,
+    }
+
+
+def _checkpoint_of(document: Mapping[str, Json], key: str, *, dropped: bool) -> Checkpoint:
+    try:
+        return Checkpoint(
+            number=_int(document["number"]),
+            snapshot_id=SnapshotId(str(document["snapshot"])),
+            step=_int(document["step"]),
+            epoch=_int(document["epoch"]),
+            metrics=_decoded(document["metrics"]),
+            time=_float(document["time"]),
+            attempt=_int(document["attempt"]),
+            reason=str(document["reason"]),
+            exact=bool(document["exact"]),
+            dropped=dropped,
+        )
+    except (KeyError, AssertionError) as error:
+        raise Damaged(f"{key} is not the record of a checkpoint: {error}", key) from None
+
+
+def _encoded(values: Mapping[str, float]) -> dict[str, Json]:
+    return {name: encode(float(value), name) for name, value in values.items()}
+
+
+def _decoded(values: Json) -> dict[str, float]:
+    return {
+        name: _float(decode(dict(value), name) if isinstance(value, Mapping) else value)
+        for name, value in _mapping(values).items()
+    }
+
+
+def _mapping(value: Json) -> Mapping[str, Json]:
+    assert isinstance(value, Mapping), "an object was expected"
+    return value
+
+
+def _int(value: Json) -> int:
+    assert isinstance(value, int), "a whole number was expected"
+    return value
+
+
+def _float(value: object) -> float:
+    assert isinstance(value, int | float), "a number was expected"
+    return float(value)

@@ -1,0 +1,95 @@
+"""Garbage collection: what no run names any more, and what was never named.
+
+Checkpoints that no run names, shards that no snapshot holds and sentences that are served are removed. A state that
+`Keep.save_state` kept is named by its id, which somebody may hold: it is never garbage. A shard that was
+never referenced may belong to a save under way, so it must be a day old by the store's clock, and no run may be held
+by a live process.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelkeep.errors import RunLocked, UsageError
+from modelkeep.store import layout
+from modelkeep.store.retention import collect, named_snapshots
+
+if TYPE_CHECKING:
+    from modelkeep.store.store import Store
+
+GRACE_SECONDS = 24 * 3600.0
+"""The least age of an object that nothing names, before it is taken for garbage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """One object that is removed."""
+
+    key: str
+    nbytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GcReport:
+    """What a collection removed, or with ``dry_run`` would remove."""
+
+    removed: tuple[Garbage, ...]
+    kept_young: int
+    """Objects that nothing names, and that are younger than the grace."""
+    dry_run: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are freed."""
+        return sum(one.nbytes for one in self.removed)
+
+
+def gc(store: "Store", *, dry_run: bool = True, grace: float = GRACE_SECONDS) -> GcReport:
+    """Remove what nothing names; see `Keep.gc`.
+
+    Raises:
+        RunLocked: a run is held by a live process, which may be about to name what nothing names yet.
+        Damaged: a record cannot be read: it could name anything, so nothing is removed.
+        UsageError: a grace below 0.
+    """
+    if grace < 0:
+        raise UsageError(f"the grace is a number of seconds of 0 or more, not {grace}")
+    with ExitStack() as held:
+        for name in store.runs():
+            try:
+                held.enter_context(store.backend.lock(store.run(name).lock_key))
+            except RunLocked as error:
+                raise RunLocked(f"run {name} is being written; collect when it has ended: {error}") from None
+        before = store.backend.now() - grace
+        unnamed = list(_unnamed(store))
+        removed = tuple(one for one, modified in unnamed if modified < before)
+        if not dry_run:
+            _remove(store, removed)
+    return GcReport(removed, len(unnamed) - len(removed), dry_run)
+
+
+def _unnamed(store: "Store") -> Iterator[tuple[Garbage, float]]:
+    named = named_snapshots(store)
+    held: set[str] = set()
+    for entry in store.backend.list(layout.SNAPSHOTS):
+        snapshot = store.snapshot(layout.snapshot_of(entry.key))
+        if snapshot.id in named or snapshot.meta.get("kind") != "checkpoint":
+            held |= snapshot.shards.keys()
+        else:
+            yield Garbage(entry.key, entry.size, "a checkpoint that no run names"), entry.modified
+    for entry in store.backend.list(layout.SHARDS):
+        if layout.shard_of(entry.key) not in held:
+            yield Garbage(entry.key, entry.size, "a shard that no snapshot holds"), entry.modified
+
+
+def _remove(store: "Store", removed: tuple[Garbage, ...]) -> None:
+    """Records first, then the shards that only they held; sentences of a collector that died are lifted."""
+    for one in removed:
+        if one.key.startswith(f"{layout.SNAPSHOTS}/"):
+            store.delete_snapshot(layout.snapshot_of(one.key))
+    collect(store, {layout.shard_of(one.key) for one in removed if one.key.startswith(f"{layout.SHARDS}/")})
+    for entry in list(store.backend.list(layout.CONDEMNED)):
+        store.backend.delete(entry.key)
+    store.backend.clean("", store.backend.now() - GRACE_SECONDS)

@@ -1,0 +1,123 @@
+"""When a training is saved, and which of its checkpoints stay."""
+
+import math
+import operator
+from dataclasses import dataclass
+
+from modelkeep.errors import UsageError
+from modelkeep.store.retention import Best, Retain
+
+__all__ = ["Best", "Every", "Retain", "best", "every", "retain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """When a checkpoint is due: when any of the three says so. Make one with `every`."""
+
+    steps: int | None = None
+    epochs: int | None = None
+    seconds: float | None = None
+
+    def due(self, step: int, epoch_ended: int | None, now: float, last_step: int, last_time: float) -> bool:
+        """Whether to save now.
+
+        Args:
+            step: steps done since the run began.
+            epoch_ended: how many epochs are done, when one has just ended; else None.
+            now, last_time: seconds of the same clock. One that jumped back cannot tell how long it has been, so a
+                save is due.
+            last_step: the step of the last save.
+
+        Steps count on a grid from 0, not from the last save: a resumed training saves where the other would have.
+
+        >>> Every(steps=10).due(step=21, epoch_ended=None, now=0, last_step=19, last_time=0)
+        True
+        """
+        by_steps = self.steps is not None and step // self.steps > last_step // self.steps
+        by_epochs = self.epochs is not None and epoch_ended is not None and epoch_ended % self.epochs == 0
+        by_time = self.seconds is not None and not 0 <= now - last_time < self.seconds
+        return by_steps or by_epochs or by_time
+
+
+def every(steps: int | None = None, epochs: int | None = None, seconds: float | None = None) -> Every:
+    """Say when a training is saved: whenever one of the three is due. With none: each epoch and every five minutes.
+
+    Raises:
+        UsageError: a value that is not above zero.
+
+    >>> every(steps=500, seconds=60)
+    Every(steps=500, epochs=None, seconds=60.0)
+    >>> every()
+    Every(steps=None, epochs=1, seconds=300.0)
+    """
+    if steps is None and epochs is None and seconds is None:
+        return Every(epochs=1, seconds=300.0)
+    return Every(
+        steps=_count("every(steps=...)", steps),
+        epochs=_count("every(epochs=...)", epochs),
+        seconds=_seconds(seconds),
+    )
+
+
+def retain(last: int = 3, every_steps: int | None = None, best: Best | None = None) -> Retain:
+    """Say which checkpoints stay: those that any of the three keeps; the newest stays always.
+
+    Args:
+        last: this many of the newest, at least 1.
+        every_steps: the first at or after each multiple of this many steps.
+        best: the best ones by a metric; of `best`.
+
+    Raises:
+        UsageError: a number that is not above zero, or a ``best`` that is no `Best`.
+
+    >>> retain(last=2, best=best("val_loss"))
+    Retain(last=2, every_steps=None, best=Best(metric='val_loss', mode='min', keep=1))
+    """
+    if best is not None and not isinstance(best, Best):
+        raise UsageError(f"retain(best=...) takes modelkeep.best(...), not {best!r:.80}; try best({str(best)!r:.80})")
+    return Retain(
+        last=_count("retain(last=...)", last) or 1,
+        every_steps=_count("retain(every_steps=...)", every_steps),
+        best=best,
+    )
+
+
+def best(metric: str, mode: str = "min", keep: int = 1) -> Best:
+    """Say which metric makes a checkpoint good, and how many of the best stay. NaN is never best.
+
+    Args:
+        metric: its name, such as ``"val_loss"``.
+        mode: ``"min"`` where less is better, ``"max"`` where more is.
+        keep: how many, at least 1.
+
+    Raises:
+        UsageError: an empty name, another mode, or a number that is not above zero.
+
+    >>> best("val_accuracy", mode="max", keep=2)
+    Best(metric='val_accuracy', mode='max', keep=2)
+    """
+    if not isinstance(metric, str) or not metric:
+        raise UsageError(f"best(...) takes the name of a metric, such as 'val_loss', not {metric!r:.80}")
+    if mode == "min" or mode == "max":
+        return Best(metric=metric, mode=mode, keep=_count("best(keep=...)", keep) or 1)
+    raise UsageError(f"best(mode=...) is 'min' or 'max', not {mode!r:.80}")
+
+
+def _count(what: str, value: int | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise UsageError(f"{what} takes a whole number above zero, not {value!r:.80}")
+    return number
+
+
+def _seconds(value: float | None) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        raise UsageError(f"every(seconds=...) takes a number of seconds above zero, not {value!r:.80}")
+    return float(value)

@@ -1,0 +1,19 @@
+"""Runs `keras_cases.py` once on each backend, each in a process of its own: Keras takes its backend at import."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SRC = HERE.parents[1] / "src"
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_the_promises_hold_on(backend):
+    command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(HERE), "-p", "no:cacheprovider", "-q"]
+    env = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(SRC), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run([*command, str(HERE / "keras_cases.py")], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

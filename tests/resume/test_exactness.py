@@ -1,0 +1,163 @@
+"""What could not be resumed bit for bit is found when training starts, each with the line that mends it."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import modelkeep as mk
+from modelkeep.errors import NotExact, StateMismatch, UsageError
+
+X, Y = np.zeros((16, 4), "float32"), np.zeros((16, 1), "float32")
+
+
+def dense(units: int = 3) -> keras.Model:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    return model
+
+
+def refusal(tmp_path: Path, x: Any, y: Any = None, *, model: keras.Model | None = None, **arguments: Any) -> str:
+    with pytest.raises(NotExact) as caught:
+        mk.keras.fit(model or dense(), x, y, run=mk.open(tmp_path / "keep").run("r"), verbose=0, **arguments)
+    return str(caught.value)
+
+
+class Counting(keras.callbacks.Callback):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._add(1)
+
+    def _add(self, number: int) -> None:
+        self.count += number
+
+
+def test_a_callback_whose_state_would_be_lost_is_named_with_the_methods_to_add(tmp_path: Path) -> None:
+    text = refusal(tmp_path, X, Y, callbacks=[Counting()])
+    assert "Counting changes self.count" in text
+    assert 'def get_state(self): return {"count": self.count}' in text
+
+
+def test_a_generator_is_refused(tmp_path: Path) -> None:
+    assert "generator" in refusal(tmp_path, ((X, Y) for _ in range(3)))
+
+
+def test_an_unseeded_shuffle_is_refused(tmp_path: Path) -> None:
+    from tensorflow.python.eager import context
+
+    context.context()._seed = None
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(8).batch(4)
+    assert "shuffle(..., seed=0)" in refusal(tmp_path, dataset)
+
+
+def test_a_shuffle_built_after_the_run_is_seeded_by_it(tmp_path: Path) -> None:
+    run = mk.open(tmp_path / "keep").run("r", seed=1)
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(8).batch(4)
+    assert mk.keras.fit(dense(), dataset, run=run, verbose=0).epoch == [0]
+
+
+def test_a_parallel_map_that_draws_is_refused(tmp_path: Path) -> None:
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).map(
+        lambda x, y: (x + tf.random.normal([4], seed=1), y), num_parallel_calls=2
+    )
+    assert "RandomStandardNormal" in refusal(tmp_path, dataset.batch(4))
+
+
+def test_a_nondeterministic_map_is_refused(tmp_path: Path) -> None:
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).map(
+        lambda x, y: (x, y), num_parallel_calls=2, deterministic=False
+    )
+    assert "deterministic=False" in refusal(tmp_path, dataset.batch(4))
+
+
+class Impure(keras.utils.PyDataset):
+    num_batches = 4
+
+    def __getitem__(self, index: int) -> Any:
+        return X[:4] + np.random.rand(), Y[:4]
+
+
+def test_a_dataset_whose_batches_are_not_functions_of_their_number_is_refused(tmp_path: Path) -> None:
+    assert "default_rng((seed, epoch, index))" in refusal(tmp_path, Impure())
+
+
+class Stateful(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = keras.layers.Dense(1)
+
+    def call(self, x: Any) -> Any:
+        return self.layer(x + tf.random.normal(tf.shape(x)))
+
+
+def test_a_step_that_draws_from_a_kernels_own_state_is_refused(tmp_path: Path) -> None:
+    model = Stateful()
+    model.compile("adam", "mse")
+    assert "keras.random.SeedGenerator" in refusal(tmp_path, X, Y, model=model)
+
+
+def test_backup_and_restore_is_refused(tmp_path: Path) -> None:
+    callback = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
+    assert "BackupAndRestore" in refusal(tmp_path, X, Y, callbacks=[callback])
+
+
+def test_exact_false_goes_on_and_says_so(tmp_path: Path) -> None:
+    run = mk.open(tmp_path / "keep").run("r", exact=False)
+    with pytest.warns(RuntimeWarning, match="will not resume bit for bit"):
+        history = mk.keras.fit(dense(), X, Y, run=run, callbacks=[Counting()], exact=False, verbose=0)
+    assert history.epoch == [0]
+
+
+def test_an_unknown_argument_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="epoch.*batch_size"):
+        mk.keras.fit(dense(), X, Y, run=mk.open(tmp_path / "keep").run("r"), epoch=3)
+
+
+def test_a_model_that_is_not_compiled_is_refused(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    with pytest.raises(UsageError, match="compile"):
+        mk.keras.fit(model, X, Y, run=mk.open(tmp_path / "keep").run("r"))
+
+
+def test_changed_layers_are_listed_with_both_shapes(tmp_path: Path) -> None:
+    keep = mk.open(tmp_path / "keep")
+    mk.keras.fit(dense(), X, Y, run=keep.run("r"), verbose=0)
+    with pytest.raises(StateMismatch) as caught:
+        mk.keras.fit(dense(units=5), X, Y, run=keep.run("r"), epochs=2, verbose=0)
+    assert "kernel" in str(caught.value)
+    assert "4, 3" in str(caught.value)
+    assert "4, 5" in str(caught.value)
+
+
+def test_a_callback_that_was_not_there_is_named(tmp_path: Path) -> None:
+    keep = mk.open(tmp_path / "keep")
+    mk.keras.fit(dense(), X, Y, run=keep.run("r"), verbose=0)
+    text = refusal(tmp_path, X, Y, epochs=2, callbacks=[keras.callbacks.EarlyStopping("loss")])
+    assert "EarlyStopping is passed now" in text
+
+
+def test_a_finished_run_returns_its_history_and_weights_at_once(tmp_path: Path) -> None:
+    keep = mk.open(tmp_path / "keep")
+    first = dense()
+    history = mk.keras.fit(first, X, Y + 1, run=keep.run("r"), epochs=2, verbose=0)
+    again = dense()
+    told = mk.keras.fit(again, X, Y + 1, run=keep.run("r"), epochs=2, verbose=0)
+    assert told.history == history.history
+    assert told.epoch == [0, 1]
+    for one, other in zip(first.get_weights(), again.get_weights(), strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_more_epochs_go_on_as_if_they_had_been_asked_for_at_once(tmp_path: Path) -> None:
+    keep = mk.open(tmp_path / "keep")
+    stop = {"callbacks": [keras.callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True)]}
+    whole = dense()
+    mk.keras.fit(whole, X, Y + 1, run=keep.run("whole", seed=1), epochs=4, verbose=0, **stop)
+    mk.keras.fit(dense(), X, Y + 1, run=keep.run("parts", seed=1), epochs=2, verbose=0, **stop)
+    assert keep.run("parts", seed=1).finished is not None
