@@ -29,6 +29,9 @@ class Family:
         """Make the state another one, as training does."""
         states.change(self.arrays)
 
+    def prepare(self, path: Path) -> None:
+        """What is there before a save: nothing, for most."""
+
     def ways(self) -> list[str]:
         """The names of the savers."""
         return list(self._savers)
@@ -36,6 +39,7 @@ class Family:
     def save(self, way: str, path: str, durable: bool) -> float:
         """Change the state, save it, and return the seconds of the save, its fsyncs included when ``durable``."""
         self.change()
+        self.prepare(Path(path))
         started = perf_counter()
         self._savers[way](Path(path))
         if durable:
@@ -55,12 +59,13 @@ class Ours(Family):
     """modelkeep: hashed and durable when it returns, into a keep of its own."""
 
     def savers(self) -> dict[str, Save]:
-        return {"modelkeep": self._save}
+        return {"modelkeep": lambda _: self._keep.save_state(self.arrays)}
 
-    def _save(self, path: Path) -> None:
+    def prepare(self, path: Path) -> None:
+        """The keep is there before a training saves into it."""
         import modelkeep as mk
 
-        mk.open(path).save_state(self.arrays)
+        self._keep = mk.open(path)
 
     def syncs(self, path: str) -> int:
         """How often one save into a keep that is there already calls fsync or fdatasync."""

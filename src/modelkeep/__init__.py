@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelkeep import errors as errors
     from modelkeep.keep import Keep as Keep
-    from modelkeep.keep import open as open
+    from modelkeep.keep import open as open  # noqa: A004  see there
     from modelkeep.snapshot import Snapshot as Snapshot
     from modelkeep.store import Checkpoint as Checkpoint
     from modelkeep.store import MetricRow as MetricRow
@@ -75,7 +75,7 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         found = import_module(_MODULES[name])
     elif name == "__version__":
-        from modelkeep.training.start import version
+        from modelkeep.training.environment import version
 
         found = version()
     else:

@@ -8,8 +8,7 @@ from typing import Any
 
 from modelkeep.backend import open_backend
 from modelkeep.snapshot import Snapshot
-from modelkeep.store import GcReport, Store, VerifyReport
-from modelkeep.store.sweep import GRACE_SECONDS
+from modelkeep.store import GRACE_SECONDS, GcReport, Store, VerifyReport
 from modelkeep.training.place import default_place
 from modelkeep.training.run import Run
 from modelkeep.training.start import Request
@@ -19,7 +18,9 @@ from modelkeep.values import Json, Ref
 Tree = Any
 
 
-def open(place: str | os.PathLike[str] | None = None, *, create: bool = True) -> "Keep":
+def open(  # noqa: A001  called as `modelkeep.open`
+    place: str | os.PathLike[str] | None = None, *, create: bool = True
+) -> "Keep":
     """Open the keep at a path or URL, and create it where there is none.
 
     Args:
@@ -102,7 +103,7 @@ class Keep:
 
     def runs(self) -> list[RunSummary]:
         """Return a summary of each run, by name; what is damaged is said in it."""
-        return [summarize(self._store, name) for name in self._store.runs()]
+        return [summarize(self._store, name) for name in self.names()]
 
     def run(
         self,
@@ -159,8 +160,12 @@ class Keep:
         """
         return self._store.gc(dry_run=dry_run, grace=grace)
 
+    def names(self) -> list[str]:
+        """The runs that were started: a lock alone, of a start that was refused, is none."""
+        return [name for name in self._store.runs() if self._store.run(name).exists()]
+
     def __repr__(self) -> str:
-        count = len(self._store.runs())
+        count = len(self.names())
         return f"Keep({self.url!r}, {count} run{'' if count == 1 else 's'})"
 
     def _repr_html_(self) -> str:
@@ -175,5 +180,3 @@ def _cells(run: RunSummary) -> list[str]:
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
     number = ("" if one is None else str(one) for one in (run.step, run.epoch))
     return [html.escape(text) for text in (run.name, run.state, *number, metrics, saved)]
-
-

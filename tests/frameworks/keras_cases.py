@@ -217,6 +217,17 @@ def test_wrapped_optimizers_go_on():
     assert int(state["optimizer"]["inner"]["iterations"]) == 4
 
 
+def test_the_optimizers_of_a_multi_optimizer_go_on_each_with_its_variables():
+    def by_layer():
+        first = keras.optimizers.Adam(0.01)
+        second = keras.optimizers.SGD(0.1, momentum=0.9)
+        return keras.optimizers.MultiOptimizer(lambda variable: first if variable.shape[0] == 6 else second)
+
+    state = check_optimizer(by_layer)
+    assert paths(state["optimizer"]["inner"][0]["slots"]["velocity"]) == ["dense/kernel"]
+    assert paths(state["optimizer"]["inner"][1]["slots"]["momentum"])[0] == "dense/bias"
+
+
 def test_a_schedule_needs_no_learning_rate_variable():
     state = check_optimizer(lambda: keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.5)))
     assert "learning_rate" not in state["optimizer"]
@@ -232,8 +243,11 @@ def check_optimizer(make):
     state = state_of(old, copy=True)
     named = variables_of(old)["optimizer"]
     assert {id(variable) for variable in named.values()} == {id(variable) for variable in old.optimizer.variables}
-    assert "variables" not in state["optimizer"] or type(old.optimizer).__name__ == "Adafactor"
+    assert "variables" not in state["optimizer"]
     load_into(new, state, parts=("model", "optimizer"))
+    if BACKEND == "jax" and getattr(old.optimizer, "use_ema", False):
+        # Keras itself cannot `fit` twice here: weights and averages are one buffer, donated twice. Loading parts them.
+        load_into(old, state, parts=("model", "optimizer"))
     keras_models.train(old, seed=2)
     keras_models.train(new, seed=2)
     assert bits(state_of(new)) == bits(state_of(old))

@@ -44,12 +44,15 @@ def train(case: dict[str, Any], keep: Path, out: Path, *, kill_seed: int | None 
 def train_killed(case: dict[str, Any], keep: Path, out: Path, *, kills: int, seed: int) -> list[str]:
     """Kill the case up to ``kills`` times at random moments, then let it finish.
 
-    Returns: what each kill hit: ``batch``, ``validation``, ``save`` or ``epoch``.
+    Returns: what each kill hit: ``batch``, ``validation``, ``save`` or ``epoch``; fewer than ``kills`` where the
+    training was done before its moment came.
     """
+    finished = False
     for number in range(kills):
-        if train(case, keep, out, kill_seed=seed * 1000 + number):
+        finished = train(case, keep, out, kill_seed=seed * 1000 + number)
+        if finished:
             break
-    else:
+    if not finished:
         train(case, keep, out)
     log = Path(f"{out}.killed")
     return log.read_text().split() if log.exists() else []

@@ -71,6 +71,8 @@ class Reaper:
 
 
 def main() -> None:
+    if CASE["data"].startswith("tf_data"):
+        import tensorflow as tf  # noqa: F401  as at the top of a script: the run seeds what is imported
     reaper = Reaper(int(sys.argv[4]) if len(sys.argv) > 4 else None)
     run = mk.open(KEEP).run("case", seed=5, capture=False)
     reaper.watch(LocalBackend)

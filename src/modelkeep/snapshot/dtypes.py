@@ -117,6 +117,16 @@ def storage(name: str) -> Storage:
     raise UnknownFormat(f"the dtype {name!r:.80} is not known; a newer modelkeep, or ml_dtypes, may read it")
 
 
+def is_native(name: str) -> bool:
+    """Whether safetensors has the dtype itself, so that a shard alone says what its bytes mean.
+
+    >>> is_native("bfloat16"), is_native("int4"), is_native("datetime64[ns]")
+    (True, False, False)
+    """
+    stored, count = _STORED.get(name, ("", 0))
+    return count == 1 and (stored not in ("I8", "U8") or name in ("int8", "uint8"))
+
+
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The numpy dtype of a logical name, little-endian; ``object`` for ``"str"`` and ``"bytes"``.
 

@@ -1,7 +1,9 @@
 """A state from the storage: every byte is read once, into its place, and compared with its digest."""
 
-import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,18 +15,28 @@ from modelkeep.snapshot import Snapshot
 from modelkeep.snapshot.dtypes import TEXTS, numpy_dtype
 from modelkeep.snapshot.pieces import digest
 from modelkeep.snapshot.record import shown_bytes
-from modelkeep.snapshot.safetensors import Header, parse_header
+from modelkeep.snapshot.safetensors import Header, data_start, parse_header
 from modelkeep.snapshot.texts import decode_texts
+from modelkeep.state.rows import byte_view
 from modelkeep.state.tree import select as select_paths
 from modelkeep.state.tree import tensor_paths, unflatten
 from modelkeep.store import layout
 from modelkeep.values import Digest
+
+_READERS = 2
+"""Threads: while one waits for the storage the other hashes."""
+
+_AT_ONCE = 64 << 10
+"""Bytes read of a shard's beginning before the length of its header is known."""
 
 
 def read_state(
     backend: Backend, snapshot: Snapshot, *, select: Sequence[str] | None = None, limit_bytes: int | None = None
 ) -> Any:
     """Return the state of ``snapshot``, or the part of it whose paths match the patterns ``select``.
+
+    Only the pieces of that part are read. Nothing is allocated before the sizes in the record have been compared with
+    the shards that are there and with ``limit_bytes``, by default the memory of this machine.
 
     Raises:
         Damaged: bytes are missing or are not those that were written; every damaged tensor is named.
@@ -34,19 +46,35 @@ def read_state(
     structure = snapshot.structure if select is None else select_paths(snapshot.structure, select)
     paths = tensor_paths(structure)
     wanted = sum(snapshot.grid(path).nbytes for path in paths)
-    if limit_bytes is not None and wanted > limit_bytes:
+    limit = memory_bytes() if limit_bytes is None else limit_bytes
+    if wanted > limit:
         raise LimitExceeded(
-            f"snapshot {snapshot.short} holds {shown_bytes(wanted)} of arrays, more than {shown_bytes(limit_bytes)}; "
-            "raise the limit if you trust its source"
+            f"snapshot {snapshot.short} holds {shown_bytes(wanted)} of arrays, more than {shown_bytes(limit)}; "
+            "load a part of it with select, or raise limit_bytes if you trust its source"
         )
     reader = _Reader(backend, snapshot)
-    arrays = {path: array for path in paths if (array := reader.tensor(path)) is not None}
+    arrays = reader.tensors(paths)
     reader.raise_damage()
     return unflatten(structure, arrays)
 
 
+def memory_bytes() -> int:
+    """The memory of this machine in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One piece to read: where it lies, and every place in memory that it belongs to."""
+
+    piece: Digest
+    key: str
+    offset: int
+    targets: list[tuple[str, memoryview]]
+
+
 class _Reader:
-    """Reads the tensors of one snapshot and collects what is damaged."""
+    """Reads tensors of one snapshot and collects what is damaged."""
 
     def __init__(self, backend: Backend, snapshot: Snapshot) -> None:
         self._backend = backend
@@ -55,52 +83,93 @@ class _Reader:
         self._damaged: dict[str, str] = {}
         self._causes: dict[str, str] = {}
 
-    def tensor(self, path: str) -> NDArray[Any] | None:
-        """The array at ``path``, or None when a byte of it is not as it was written."""
-        spec, lines = self._snapshot.tensors[path], self._snapshot.grid(path)
-        buffer = np.empty(lines.nbytes, np.uint8)
-        for index, piece in enumerate(spec.pieces):
-            first, past = lines.span(index)
-            if not self._read_piece(path, piece, buffer[first:past].data):
-                return None
-        if spec.dtype in TEXTS:
-            return decode_texts(buffer, spec.shape, spec.dtype)
-        dtype = numpy_dtype(spec.dtype)
-        if not math.prod(spec.shape):
-            return np.empty(spec.shape, dtype)
-        return buffer.view(dtype).reshape(spec.shape)
+    def tensors(self, paths: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """The arrays at ``paths`` by path; without those of which a byte is not as it was written."""
+        # All headers before the first array: a record may speak of bytes that no shard has.
+        whole = [path for path in paths if self._is_placed(path)]
+        arrays: dict[str, NDArray[Any]] = {}
+        for path in whole:
+            spec = self._snapshot.tensors[path]
+            text = spec.dtype in TEXTS
+            arrays[path] = np.empty(
+                self._snapshot.grid(path).nbytes if text else spec.shape, np.uint8 if text else numpy_dtype(spec.dtype)
+            )
+        with ThreadPoolExecutor(_READERS, "modelkeep-read") as pool:
+            for job, cause in pool.map(self._read, self._jobs(arrays)):
+                if cause is not None:
+                    self._damaged.update((path, job.key) for path, _ in job.targets)
+                    self._causes.setdefault(job.key, cause)
+        return {path: self._decoded(path, array) for path, array in arrays.items() if path not in self._damaged}
 
     def raise_damage(self) -> None:
         """Raise Damaged when any tensor was."""
         if not self._damaged:
             return
-        named = ", ".join(list(self._damaged)[:10])
+        named = ", ".join(path or "the array" for path in list(self._damaged)[:10])
         more = f" and {len(self._damaged) - 10} more" if len(self._damaged) > 10 else ""
-        keys = list(dict.fromkeys(self._damaged.values()))
-        cause = f" ({self._causes[keys[0]]})" if keys[0] in self._causes else ""
+        key = next(iter(self._damaged.values()))
+        others = len(set(self._damaged.values())) - 1
+        files = f" (and {others} more files)" if others else ""
         raise Damaged(
-            f"{keys[0]}: the bytes of {named}{more} are not those that were written{cause}; restore the file from "
-            "a copy of the keep, or load an older checkpoint (`modelkeep verify` names everything that is damaged)",
-            keys[0],
+            f"{key}{files}: the bytes of {named}{more} are not those that were written: {self._causes[key]}; restore "
+            "the file from a copy of the keep, or load an older checkpoint (`modelkeep verify` names everything that "
+            "is damaged)",
+            key,
         )
 
-    def _read_piece(self, path: str, piece: Digest, target: memoryview) -> bool:
-        place = self._snapshot.places[piece]
-        key = layout.shard_key(place.shard)
-        header = self._header(place.shard, key)
-        entry = header.entries.get(place.key) if header is not None else None
-        if header is None or entry is None or entry.stop - entry.start != len(target):
-            self._damaged[path] = key
-            return False
-        try:
-            self._backend.read_into(key, header.data_start + entry.start, target)
-        except (Damaged, NotFound) as error:
-            self._damaged[path], self._causes[key] = key, str(error)
-            return False
-        if digest(target) != piece:
-            self._damaged[path] = key
-            return False
+    def _is_placed(self, path: str) -> bool:
+        """Whether the headers of the shards have every piece of the tensor, as long as it should be."""
+        for piece in self._snapshot.tensors[path].pieces:
+            place = self._snapshot.places[piece]
+            key = layout.shard_key(place.shard)
+            header = self._header(place.shard, key)
+            entry = header.entries.get(place.key) if header is not None else None
+            if entry is None or entry.stop - entry.start != place.nbytes:
+                self._damaged[path] = key
+                self._causes.setdefault(key, f"the shard holds no piece {place.key} of {place.nbytes} bytes")
+                return False
         return True
+
+    def _jobs(self, arrays: dict[str, NDArray[Any]]) -> Iterable[_Job]:
+        """What is to be read, each piece once, in the order in which it lies in the shards."""
+        jobs: dict[Digest, _Job] = {}
+        for path, array in arrays.items():
+            if not array.nbytes:
+                continue
+            data, lines = byte_view(array).data, self._snapshot.grid(path)
+            for index, piece in enumerate(self._snapshot.tensors[path].pieces):
+                place = self._snapshot.places[piece]
+                header = self._headers[place.shard]
+                assert header is not None, "checked by _is_placed"
+                offset = header.data_start + header.entries[place.key].start
+                job = jobs.setdefault(piece, _Job(piece, layout.shard_key(place.shard), offset, []))
+                first, past = lines.span(index)
+                job.targets.append((path, data[first:past]))
+        return sorted(jobs.values(), key=lambda job: (job.key, job.offset))
+
+    def _read(self, job: _Job) -> tuple[_Job, str | None]:
+        """Read one piece into its place; what is wrong with it, or None."""
+        target = job.targets[0][1]
+        try:
+            self._backend.read_into(job.key, job.offset, target)
+        except (Damaged, NotFound) as error:
+            return job, str(error)
+        if digest(target) != job.piece:
+            return job, f"the {len(target)} bytes from byte {job.offset} on have another digest"
+        for _, other in job.targets[1:]:
+            other[:] = target
+        return job, None
+
+    def _decoded(self, path: str, array: NDArray[Any]) -> NDArray[Any]:
+        spec = self._snapshot.tensors[path]
+        if spec.dtype not in TEXTS:
+            return array
+        try:
+            return decode_texts(array, spec.shape, spec.dtype)
+        except Damaged as error:
+            key = layout.snapshot_key(self._snapshot.id)
+            self._damaged[path], self._causes[key] = key, str(error)
+            return array
 
     def _header(self, shard: str, key: str) -> Header | None:
         """The header of a shard, checked against the record; None when it is damaged."""
@@ -117,15 +186,9 @@ class _Reader:
         size = self._backend.size(key)
         if size != info.size:
             raise Damaged(f"the shard has {size} bytes, and {info.size} were written", key)
-        held = sum(place.nbytes for place in self._held(shard).values())
-        prefix = self._backend.read(key, 0, 8)
-        start = 8 + int.from_bytes(prefix, "little")
-        if start > size - held:
-            raise Damaged("the shard's header is not the one that was written", key)
-        region = self._backend.read(key, 0, start)
+        region = self._backend.read(key, 0, min(_AT_ONCE, size))
+        start = data_start(region, size, key)
+        region = region[:start] if start <= len(region) else self._backend.read(key, 0, start)
         if digest(region) != info.header:
             raise Damaged("the shard's header is not the one that was written", key)
         return parse_header(region, size=size, key=key)
-
-    def _held(self, shard: str) -> Mapping[Digest, Any]:
-        return {piece: place for piece, place in self._snapshot.places.items() if place.shard == shard}

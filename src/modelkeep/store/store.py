@@ -1,24 +1,28 @@
 """``Store``: the snapshots and runs of one keep, on one backend."""
 
+import re
 import secrets
+import threading
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 from modelkeep.backend import Backend
-from modelkeep.errors import AlreadyExists, Damaged, NotFound, UnknownFormat
+from modelkeep.errors import AlreadyExists, Damaged, LimitExceeded, NotFound, UnknownFormat, UsageError
 from modelkeep.snapshot import Snapshot
-from modelkeep.snapshot.canonical import seal, unseal
+from modelkeep.snapshot.canonical import check_json, seal, unseal
 from modelkeep.state.tree import flatten
 from modelkeep.store import check, layout, sweep
 from modelkeep.store.load import read_state
 from modelkeep.store.resolve import resolve
 from modelkeep.store.retention import condemned
 from modelkeep.store.runs import RunRecord
-from modelkeep.store.save import Donor, write_state
+from modelkeep.store.save import Donor, delete_shards, write_state
 from modelkeep.values import Json, Ref, SnapshotId
 
 FORMAT = 1
+
+_TOKEN = re.compile(r"[0-9a-f]{16}")
 
 
 class Store:
@@ -38,6 +42,7 @@ class Store:
         self.id = keep_id
         self._token = secrets.token_hex(8)
         self._counts: dict[str, int] = {}
+        self._guard = threading.Lock()
         self._runs: dict[str, RunRecord] = {}
         self._shards_of: dict[SnapshotId, frozenset[str]] = {}
 
@@ -74,20 +79,29 @@ class Store:
 
         Raises:
             UnsupportedState: a leaf that cannot be kept bit for bit, by its path.
+            UsageError: ``meta`` is not JSON, or ``writer`` is no token.
+            LimitExceeded: the JSON of the state would be too large to be read again.
             StorageError: the storage refused; what was there before is intact.
         """
+        described = dict(meta or {})
+        check_json(described, "meta")
+        token = _checked_token(writer or self._token)
         state = flatten(tree)
         avoid = condemned(self) if donor is not None else set()
         while True:
-            pieces, shard = Donor.of(donor, without=avoid), self._next_shard(writer)
-            written = write_state(self.backend, state, meta or {}, shard=shard, donor=pieces)
-            snapshot = self._commit(written, shard)
+            pieces = Donor.of(donor, without=avoid)
+            written = write_state(
+                self.backend, state, described, name_shard=lambda: self._next_shard(token), donor=pieces
+            )
+            new = written.shards.keys() - pieces.shards.keys()
+            snapshot = self._commit(written, new)
             # Only now: a collector that had not seen our record has sentenced its shards before, or deleted them.
-            gone = self._going(snapshot.shards.keys() & pieces.shards.keys())
+            gone = self._going(snapshot.shards.keys() - new)
             if not gone:
                 return snapshot
             avoid |= gone
             self.delete_snapshot(snapshot.id)
+            delete_shards(self.backend, new)
 
     def load(
         self,
@@ -164,14 +178,17 @@ class Store:
         self._shards_of = {one: shards for one, shards in self._shards_of.items() if one in present}
         return {shard for snapshot_id in present for shard in self.shards_of(snapshot_id)}
 
-    def _commit(self, snapshot: Snapshot, shard: str) -> Snapshot:
-        key = layout.snapshot_key(snapshot.id)
+    def _commit(self, snapshot: Snapshot, new: AbstractSet[str]) -> Snapshot:
+        """Make the record durable; ``new``: the shards that were written for it."""
         try:
-            self.backend.create(key, snapshot.to_json())
+            self.backend.create(layout.snapshot_key(snapshot.id), snapshot.to_json())
         except AlreadyExists:
             # The same state with the same metadata: the record that is there says where its pieces lie.
             snapshot = self.snapshot(snapshot.id)
-            self.backend.delete(layout.shard_key(shard))
+            delete_shards(self.backend, new - snapshot.shards.keys())
+        except LimitExceeded:
+            delete_shards(self.backend, new)
+            raise
         self._shards_of[snapshot.id] = frozenset(snapshot.shards)
         return snapshot
 
@@ -179,7 +196,8 @@ class Store:
         """Those of the shards that are condemned or gone."""
         if not shards:
             return set()
-        return {shard for shard in shards if shard in condemned(self) or not self._is_there(layout.shard_key(shard))}
+        sentenced = condemned(self)  # before the look at what is there: a sentence ends after the deletion
+        return {shard for shard in shards if shard in sentenced or not self._is_there(layout.shard_key(shard))}
 
     def _is_there(self, key: str) -> bool:
         try:
@@ -188,10 +206,17 @@ class Store:
             return False
         return True
 
-    def _next_shard(self, writer: str) -> str:
-        token = writer or self._token
-        self._counts[token] = self._counts.get(token, 0) + 1
-        return f"{token}-{self._counts[token]}"
+    def _next_shard(self, token: str) -> str:
+        with self._guard:  # a run saves in the background while its keep saves in the foreground
+            self._counts[token] = self._counts.get(token, 0) + 1
+            return f"{token}-{self._counts[token]}"
+
+
+def _checked_token(token: str) -> str:
+    """``token`` when shards can be named by it: a record with other names would be refused when it is read."""
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        raise UsageError(f"a writer is named by 16 lower-case hexadecimal digits, not {token!r:.60}")
+    return token
 
 
 def _create(backend: Backend, *, create: bool) -> dict[str, Json]:

@@ -100,7 +100,7 @@ def _git(directory: Path) -> dict[str, Json] | None:
         "branch": (_ask_git(directory, ["rev-parse", "--abbrev-ref", "HEAD"]) or "").strip() or None,
         "remote": redact(remote.strip()) if remote else None,
         "dirty": bool(status) if status is not None else None,
-        "untracked": [line[3:] for line in (status or "").splitlines() if line.startswith("??")][:200],
+        "untracked": [*[line[3:] for line in (status or "").splitlines() if line.startswith("??")][:200]],
         "diff": redact(diff[:DIFF_BYTES]) if diff else None,
         "diff_cut": diff is not None and len(diff) > DIFF_BYTES,
     }
@@ -120,3 +120,15 @@ def _ask_git(directory: Path, arguments: Sequence[str], *, limit: int = 1 << 16)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout[:limit].decode("utf-8", "replace") if answer.returncode == 0 else None
+
+
+def version() -> str:
+    """Return the version of modelkeep that is installed.
+
+    >>> version()[0].isdigit()
+    True
+    """
+    try:
+        return metadata.version("modelkeep")
+    except metadata.PackageNotFoundError:  # run from its sources
+        return "0+source"

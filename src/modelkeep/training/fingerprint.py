@@ -103,7 +103,9 @@ def _processor() -> tuple[str, str]:
         return platform.processor() or platform.machine(), ""
     first = dict(_fields(text.split("\n\n")[0]))
     names = ("model name", "cpu family", "model", "stepping", "cache size", "CPU implementer", "CPU part")
-    model = ", ".join(f"{name} {first[name]}" if name != "model name" else first[name] for name in names if name in first)
+    model = ", ".join(
+        f"{name} {first[name]}" if name != "model name" else first[name] for name in names if name in first
+    )
     flags = " ".join(sorted((first.get("flags") or first.get("Features") or "").split()))
     return model, hashlib.blake2b(flags.encode(), digest_size=8).hexdigest()
 
@@ -121,8 +123,8 @@ def _backend() -> dict[str, str]:
 
 
 def _packages() -> dict[str, str]:
-    modules = {name: _loaded(name) for name in _PACKAGES}
-    return {name: str(module.__version__) for name, module in modules.items() if hasattr(module, "__version__")}
+    versions = {name: getattr(_loaded(name), "__version__", None) for name in _PACKAGES}
+    return {name: str(version) for name, version in versions.items() if version is not None}
 
 
 def _settings() -> dict[str, str]:

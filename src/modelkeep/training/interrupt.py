@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 EXIT_SAVED = 75
 """The exit code after SIGTERM: saved; the same command goes on."""
 
+_CAUGHT: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
+
 _ECHO_SECONDS = 1.0
 """``timeout`` (coreutils) and some schedulers send SIGTERM to the process and to its group: one request, twice."""
 
@@ -65,7 +67,7 @@ def catch() -> Iterator[Signals]:
             _end_at_once(number, frame, before[number])
 
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _CAUGHT:
             before[number] = signal.getsignal(number)
             signal.signal(number, receive)
         yield signals

@@ -96,9 +96,9 @@ def best(metric: str, mode: str = "min", keep: int = 1) -> Best:
     >>> best("val_accuracy", mode="max", keep=2)
     Best(metric='val_accuracy', mode='max', keep=2)
     """
-    if not isinstance(metric, str) or not metric:
+    if type(metric) is not str or not metric:
         raise UsageError(f"best(...) takes the name of a metric, such as 'val_loss', not {metric!r:.80}")
-    if mode == "min" or mode == "max":
+    if mode in ("min", "max"):
         return Best(metric=metric, mode=mode, keep=_count("best(keep=...)", keep) or 1)
     raise UsageError(f"best(mode=...) is 'min' or 'max', not {mode!r:.80}")
 
@@ -118,6 +118,10 @@ def _count(what: str, value: int | None) -> int | None:
 def _seconds(value: float | None) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if isinstance(value, (bool, str)) or not 0 < number < math.inf:
         raise UsageError(f"every(seconds=...) takes a number of seconds above zero, not {value!r:.80}")
-    return float(value)
+    return number

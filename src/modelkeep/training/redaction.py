@@ -9,11 +9,13 @@ from collections.abc import Sequence
 
 HIDDEN = "<redacted>"
 
-_SECRET_NAME = r"[\w.-]*(?:key|token|secret|passw(?:or)?d|passphrase|pwd|credential|cookie|authorization|signature)s?"
+_TELLING_NAME = (
+    r"[\w.-]*(?:key|token|secret|passw(?:or)?d|passphrase|pwd|credential|cookie|authorization|signature)s?"
+)
 # Names such as `primary_key=id` or `keyboard` end otherwise; `max_tokens=512` and `key=None` are worth keeping.
 _PLAIN = r"(?:\d{1,9}|none|null|true|false)"
 _NAMED = re.compile(
-    rf"""(?ix) (?<![\w-]) (?P<name> -{{0,2}} {_SECRET_NAME}) (?P<quote>["']?) (?P<sign>\s*(?:=>|:=|[=:])\s*)
+    rf"""(?ix) (?<![\w-]) (?P<name> -{{0,2}} {_TELLING_NAME}) (?P<quote>["']?) (?P<sign>\s*(?:=>|:=|[=:])\s*)
     (?P<open>["']?) (?! {_PLAIN} (?:["',;)\]}}\s]|$) ) (?P<value>[^\s"',;)\]}}]{{3,}})""",
 )
 _URL = re.compile(r"(?i)\b(?P<scheme>[a-z][a-z0-9+.-]{1,20}://)[^\s/@'\"]+@")
@@ -33,8 +35,8 @@ _KNOWN = re.compile(
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 # After '=' or ':' only: bare hashes in a diff (git's own index lines) are no secrets.
 _RANDOM = re.compile(r"""(?P<sign>[=:]\s*["']?)(?P<value>[A-Za-z0-9+/_-]{32,}={0,2})(?![A-Za-z0-9+/_.-])""")
-_SECRET_OPTION = re.compile(rf"-{{1,2}}{_SECRET_NAME}", re.IGNORECASE)
-_SECRET_VARIABLE = re.compile(_SECRET_NAME, re.IGNORECASE)
+_SECRET_OPTION = re.compile(rf"-{{1,2}}{_TELLING_NAME}", re.IGNORECASE)
+_SECRET_VARIABLE = re.compile(_TELLING_NAME, re.IGNORECASE)
 
 
 def redact(text: str) -> str:

@@ -201,10 +201,13 @@ class Run:
 
         def commit() -> None:
             parents: list[Json] = [self._donor.id] if self._donor is not None else []
-            snapshot = self._store.save(frozen, meta={**meta, "parents": parents}, writer=self._start.token, donor=self._donor)
+            snapshot = self._store.save(
+                frozen, meta={**meta, "parents": parents}, writer=self._start.token, donor=self._donor
+            )
             self._committed = self._start.record.commit_checkpoint(
                 self._start.attempt, snapshot, step=step, epoch=epoch, metrics=values, reason=reason, exact=exact
             )
+            self._live.append(self._committed)
             self._donor = snapshot
             self._drop_old()
 
@@ -338,9 +341,7 @@ class Run:
         if self._closed:
             raise UsageError(f"run {self.name} is closed; open it again with keep.run({self.name!r})")
 
-    def _meta(
-        self, *, step: int, epoch: int, metrics: Mapping[str, float], reason: str
-    ) -> dict[str, Json]:
+    def _meta(self, *, step: int, epoch: int, metrics: Mapping[str, float], reason: str) -> dict[str, Json]:
         return {
             "kind": "checkpoint",
             "run": self.name,

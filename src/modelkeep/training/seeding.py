@@ -50,7 +50,7 @@ def seed_generators(seed: int) -> None:
     True
     """
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  the process-wide generator is what this is about
     if "tensorflow" in sys.modules:
         sys.modules["tensorflow"].random.set_seed(seed)
     if "torch" in sys.modules:

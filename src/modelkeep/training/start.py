@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib import metadata
 from itertools import count
 from typing import Any
 
@@ -68,7 +67,6 @@ class Start:
     lock: ExitStack
 
 
-
 def begin(store: Store, request: Request, *, close_older: Callable[[str, str], None]) -> Start:
     """Start an attempt of the run that ``request`` names, and seed the random generators of this process.
 
@@ -121,7 +119,7 @@ def _begin(store: Store, record: RunRecord, request: Request, lock: ExitStack) -
     clear_leftovers(store, record)
     token = secrets.token_hex(8)
     info: dict[str, Json] = {
-        "modelkeep": version(),
+        "modelkeep": environment.version(),
         "seed": identity.seed,
         "params": encode(identity.params, "params"),
         "fork": identity.fork,
@@ -294,17 +292,13 @@ def _tell(record: RunRecord, damaged: Sequence[str], resumed: Resumed | None) ->
     )
 
 
+def _leave_out(key: str, error: Exception) -> None:
+    """It was told when the run looked for its newest checkpoint."""
+
+
 def _live(record: RunRecord, resumed: Resumed | None) -> tuple[Checkpoint, ...]:
     """Damaged checkpoints are left out, so that they cannot count as the last ones that stay."""
     if resumed is None:
         return ()
-    checkpoints = record.iterate_checkpoints(on_damage=lambda key, error: None)
+    checkpoints = record.iterate_checkpoints(on_damage=_leave_out)
     return tuple(one for one in checkpoints if one.number <= resumed.checkpoint.number)
-
-
-def version() -> str:
-    """The version of modelkeep that is installed."""
-    try:
-        return metadata.version("modelkeep")
-    except metadata.PackageNotFoundError:  # run from its sources
-        return "0+source"

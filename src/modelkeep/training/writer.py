@@ -21,7 +21,9 @@ class Writer:
     next call of `save`, `wait` or `close`; rows that could not be written are tried again.
     """
 
-    def __init__(self, write_rows: Callable[[Sequence[Row]], None], *, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, write_rows: Callable[[Sequence[Row]], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._write_rows = write_rows
         self._clock = clock
         self._condition = threading.Condition()
@@ -126,7 +128,7 @@ class Writer:
                 self._flush(rows)
             if job is not None:
                 job()
-        except BaseException as error:  # all of it belongs to the thread that trains
+        except BaseException as error:  # noqa: BLE001  all of it belongs to the thread that trains, which raises it
             with self._condition:
                 if self._error is None:
                     self._error = error

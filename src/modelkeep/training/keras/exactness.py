@@ -79,7 +79,7 @@ def _in_dataset(dataset: Any) -> Iterator[str]:
         if "Shuffle" in kind and _is_unseeded(one):
             yield (
                 "tf.data shuffle() has no seed, so no new process finds its order again; pass shuffle(..., seed=0), or "
-                "call keep.run(...) before the dataset is built"
+                "import tensorflow and call keep.run(...) before the dataset is built"
             )
         if getattr(one, "_deterministic", "default") in (False, "false"):
             yield f"{kind} runs with deterministic=False: leave that out"

@@ -1,0 +1,81 @@
+"""Exit codes: which there are, what they mean, and how an error becomes one."""
+
+import functools
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import ParamSpec, TextIO
+
+import typer
+
+from modelkeep.errors import ModelkeepError
+
+CLOSED_PIPE = 141
+"""What a shell reports of a program that SIGPIPE ended."""
+
+_MEANINGS = {
+    0: "done",
+    1: "a fault of modelkeep itself",
+    2: "the command was called wrongly",
+    3: "the keep, run or snapshot is not there",
+    4: "stored bytes are damaged",
+    5: "not a keep, or one of a newer version",
+    6: "somebody else was first, or holds the run",
+    7: "the storage refused",
+    8: "not bit for bit",
+    9: "a stored object is larger than allowed",
+    130: "ended by Ctrl-C",
+}
+
+P = ParamSpec("P")
+
+
+def exit_codes(*codes: int) -> str:
+    """The last lines of a command's help; 0, 2 and 130 are of all commands.
+
+    >>> exit_codes()
+    'Exit codes: 0 done; 2 the command was called wrongly; 130 ended by Ctrl-C.'
+    """
+    listed = sorted({0, 2, 130, *codes})
+    return "Exit codes: " + "; ".join(f"{code} {_MEANINGS[code]}" for code in listed) + "."
+
+
+def with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
+    """Make a command end with the documented code: errors as one line on stderr, a closed pipe in silence."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        warnings.showwarning = _show_warning
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except ModelkeepError as error:
+            print(f"modelkeep: {printable(str(error))}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:
+            # What is still in the buffer would raise once more when Python flushes it at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(CLOSED_PIPE) from None
+
+    return run
+
+
+def printable(text: str) -> str:
+    r"""Text of somebody else's keep, with control characters spelled out: they could rewrite the terminal.
+
+    >>> print(printable("a\x1b[2Jb"))
+    a\x1b[2Jb
+    """
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],  # noqa: ARG001
+    filename: str,  # noqa: ARG001
+    lineno: int,  # noqa: ARG001
+    file: TextIO | None = None,
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    print(f"modelkeep: warning: {printable(str(message))}", file=file or sys.stderr)

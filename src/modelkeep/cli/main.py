@@ -1,0 +1,47 @@
+"""The command line: which commands there are."""
+
+from typing import Annotated
+
+import typer
+
+from modelkeep.cli import demo, gc, history, ls, show, verify
+from modelkeep.cli.exits import with_exit_codes
+
+app = typer.Typer(
+    name="modelkeep",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Look after a keep: its runs, checkpoints and states.",
+    epilog=(
+        "A REF names a snapshot: run:NAME@last, @STEP, @epoch:N or @best:METRIC, or the first digits of an id. "
+        "The keep is --keep, else $MODELKEEP_KEEP, else ./keep. Each command's help lists its exit codes."
+    ),
+)
+
+for module, name in (
+    (ls, "ls"), (show, "show"), (history, "history"), (verify, "verify"), (gc, "gc"), (demo, "demo")
+):  # fmt: skip
+    app.command(name, help=module.HELP, epilog=module.EPILOG)(with_exit_codes(module.command))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from modelkeep.training.environment import version
+
+        print(f"modelkeep {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+def main() -> None:
+    """Run the command with the arguments of this process; ends it with a documented exit code."""
+    app(prog_name="modelkeep")

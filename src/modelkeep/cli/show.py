@@ -1,0 +1,200 @@
+"""``modelkeep show``: a run, or what is in a snapshot."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from modelkeep.cli.exits import exit_codes
+from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, complete_runs, find_run, open_keep
+from modelkeep.cli.output import is_terminal, print_gap, print_json, print_table, shown_bytes, shown_metrics, shown_time
+
+if TYPE_CHECKING:
+    from modelkeep.keep import Keep
+    from modelkeep.snapshot import Snapshot
+    from modelkeep.store import RunRecord
+
+HELP = "Show a run (RUN), or a snapshot (RUN@REV or the first digits of its id): metadata, tensors, JSON state."
+EPILOG = exit_codes(3, 4, 5, 7, 9)
+
+_ON_A_TERMINAL = 40
+"""Tensors and values that are listed before "and N more"."""
+
+
+def command(
+    ref: Annotated[str, typer.Argument(metavar="REF", autocompletion=complete_runs, help="A run, or a snapshot.")],
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Each tensor and value, however many.")] = False,
+    keep: KeepOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show a run or a snapshot."""
+    from modelkeep.values import Ref
+
+    parsed = Ref.parse(ref)
+    opened = open_keep(parsed.keep or keep)
+    if parsed.kind != "snapshot" and "@" not in ref:
+        _show_run(opened, find_run(opened, parsed.name), as_json=as_json, quiet=quiet)
+    else:
+        limit = None if everything or not is_terminal() else _ON_A_TERMINAL
+        _show_snapshot(opened.snapshot(parsed), limit, as_json=as_json, quiet=quiet)
+
+
+def _show_run(keep: "Keep", record: "RunRecord", *, as_json: bool, quiet: bool) -> None:
+    from modelkeep.training.plain import decode
+    from modelkeep.training.summary import summarize
+
+    if quiet:
+        print(record.name)
+        return
+    summary = summarize(keep.store, record.name)
+    attempts = record.attempts()
+    first, last = attempts[0].info, attempts[-1].info
+    params = decode(last.get("params")) or {}
+    if as_json:
+        print_json(
+            {
+                "run": record.name,
+                "state": summary.state,
+                "seed": first.get("seed"),
+                "params": params,
+                "fork": first.get("fork"),
+                "finished": decode(record.finished()),
+                "checkpoints": summary.checkpoints,
+                "nbytes": summary.nbytes,
+                "attempts": [{"number": one.number, "time": one.time, **one.info} for one in attempts],
+            }
+        )
+        return
+    about = [
+        ("state", summary.state),
+        ("seed", str(first.get("seed"))),
+        ("newest checkpoint", _at(summary.step, summary.epoch)),
+        ("metrics", shown_metrics(summary.metrics)),
+        ("checkpoints", f"{summary.checkpoints}, {shown_bytes(summary.nbytes)}"),
+        ("exact", "yes" if summary.exact else "no"),
+        *_forked(first.get("fork")),
+        *((f"params.{name}", repr(value)) for name, value in sorted(params.items())),
+        *_environment(last.get("environment")),
+    ]
+    print_table(f"run {record.name}", ("what", "value"), [pair for pair in about if pair[1]])
+    rows = [(str(one.number), shown_time(one.time), _resumed(one.info), _where(one.info)) for one in attempts]
+    print_gap()
+    print_table("attempts", ("attempt", "started", "from", "where"), rows, right={"attempt"})
+    if summary.damage:
+        print(f"damaged: {summary.damage}")
+
+
+def _at(step: int | None, epoch: int | None) -> str:
+    return "none yet" if step is None else f"step {step}, epoch {epoch}"
+
+
+def _forked(fork: Any) -> list[tuple[str, str]]:
+    return [("forked from", f"{fork.get('ref')} ({str(fork.get('snapshot'))[:8]})")] if isinstance(fork, dict) else []
+
+
+def _environment(environment: Any) -> list[tuple[str, str]]:
+    if not isinstance(environment, dict):
+        return []
+    git = environment.get("git")
+    commit = f"{str(git.get('commit'))[:12]}{' + changes' if git.get('dirty') else ''}" if isinstance(git, dict) else ""
+    command_line = " ".join(str(word) for word in environment.get("command") or [])
+    return [("python", str(environment.get("python"))), ("git", commit), ("command", command_line)]
+
+
+def _resumed(info: Any) -> str:
+    resumed = info.get("resumed_from")
+    return f"step {resumed.get('step')}, epoch {resumed.get('epoch')}" if isinstance(resumed, dict) else "the beginning"
+
+
+def _where(info: Any) -> str:
+    environment = info.get("environment")
+    if not isinstance(environment, dict):
+        return ""
+    return f"{environment.get('host')}, process {environment.get('process')}"
+
+
+def _show_snapshot(snapshot: "Snapshot", limit: int | None, *, as_json: bool, quiet: bool) -> None:
+    from modelkeep.state.tree import is_tensor, leaf_paths
+
+    if quiet:
+        print(snapshot.id)
+        return
+    if as_json:
+        print_json(_document(snapshot))
+        return
+    shown = ("kind", "run", "attempt", "step", "epoch", "reason", "seed", "not_exact", "parents")
+    about = [("id", snapshot.id), ("state digest", snapshot.state_digest), ("size", shown_bytes(snapshot.nbytes))]
+    about += [(name, _text(snapshot.meta[name])) for name in shown if snapshot.meta.get(name) not in (None, [], {})]
+    about += _metrics(snapshot)
+    about += [(name, _text(value)) for name, value in snapshot.meta.items() if name not in {*shown, *_ELSEWHERE}]
+    print_table("snapshot", ("what", "value"), about)
+    _print_parts(snapshot)
+    rows = [
+        (path, spec.dtype, _text(list(spec.shape)), shown_bytes(snapshot.grid(path).nbytes))
+        for path, spec in snapshot.tensors.items()
+    ]
+    _print_some("tensors", ("tensor", "dtype", "shape", "size"), rows, limit)
+    values = [(path, _text(node)) for path, node in leaf_paths(snapshot.structure) if not is_tensor(node)]
+    _print_some("JSON state", ("value", "is"), values, limit)
+
+
+def _document(snapshot: "Snapshot") -> dict[str, Any]:
+    tensors = [
+        {"path": path, "dtype": spec.dtype, "shape": list(spec.shape), "nbytes": snapshot.grid(path).nbytes}
+        for path, spec in snapshot.tensors.items()
+    ]
+    return {
+        "id": snapshot.id,
+        "state_digest": snapshot.state_digest,
+        "nbytes": snapshot.nbytes,
+        "meta": dict(snapshot.meta),
+        "tensors": tensors,
+        "state": snapshot.structure,
+    }
+
+
+_ELSEWHERE = ("fingerprint", "params", "metrics")
+
+
+def _metrics(snapshot: "Snapshot") -> list[tuple[str, str]]:
+    from modelkeep.training.plain import decode
+
+    found: list[tuple[str, str]] = []
+    for part in ("metrics", "params"):
+        values = decode(snapshot.meta.get(part))
+        if isinstance(values, dict):
+            found += [(f"{part}.{name}", repr(value)) for name, value in sorted(values.items())]
+    fingerprint = snapshot.meta.get("fingerprint")
+    packages = fingerprint.get("packages") if isinstance(fingerprint, dict) else None
+    if isinstance(packages, dict):
+        found.append(("packages", ", ".join(f"{name} {version}" for name, version in packages.items())))
+    return found
+
+
+def _print_parts(snapshot: "Snapshot") -> None:
+    """The parts of the state (model, optimizer, …) and what they weigh."""
+    parts: dict[str, list[int]] = {}
+    for path in snapshot.tensors:
+        parts.setdefault(path.split("/")[0], []).append(snapshot.grid(path).nbytes)
+    if len(parts) > 1:
+        print_gap()
+        rows = [(name, str(len(sizes)), shown_bytes(sum(sizes))) for name, sizes in parts.items()]
+        print_table("parts", ("part", "tensors", "size"), rows, right={"tensors", "size"})
+
+
+def _print_some(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], limit: int | None) -> None:
+    if not rows:
+        return
+    print_gap()
+    print_table(title, columns, rows[:limit], right={"size"})
+    if limit is not None and len(rows) > limit:
+        print(f"  and {len(rows) - limit} more; --all shows them")
+
+
+def _text(value: Any) -> str:
+    import json
+
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:199]}…"

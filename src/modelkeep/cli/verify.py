@@ -1,0 +1,85 @@
+"""``modelkeep verify``: read everything, and name what is damaged."""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import typer
+
+from modelkeep.cli.exits import exit_codes, printable
+from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, open_keep
+from modelkeep.cli.output import print_json, print_table, shown_bytes
+
+if TYPE_CHECKING:
+    from modelkeep.keep import Keep
+    from modelkeep.store import VerifyReport
+
+HELP = "Read every byte of the keep and name each damaged tensor. Nothing is changed."
+EPILOG = exit_codes(3, 4, 5, 7)
+
+
+def command(
+    *,
+    keep: KeepOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Verify a keep."""
+    from modelkeep.errors import Damaged
+
+    opened = open_keep(keep)
+    report = opened.verify() if quiet or as_json or not sys.stderr.isatty() else _with_progress(opened)
+    if as_json:
+        print_json(_document(opened, report))
+    elif not quiet:
+        _print(opened, report)
+    if not report.ok:
+        raise typer.Exit(Damaged.exit_code)
+
+
+def _with_progress(keep: "Keep") -> "VerifyReport":
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("reading", total=None)
+        advance: Callable[[int, int], None] = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
+        return keep.verify(advance)
+
+
+def _document(keep: "Keep", report: "VerifyReport") -> dict[str, object]:
+    damages = [
+        {
+            "key": one.key,
+            "tensors": list(one.tensors),
+            "snapshots": list(one.snapshots),
+            "refs": list(one.refs),
+            "what": one.what,
+        }
+        for one in report.damages
+    ]
+    return {
+        "keep": keep.url,
+        "ok": report.ok,
+        "objects": report.objects,
+        "nbytes": report.nbytes,
+        "damages": damages,
+        "foreign": list(report.foreign),
+    }
+
+
+def _print(keep: "Keep", report: "VerifyReport") -> None:
+    for key in report.foreign:
+        print(f"not part of a keep: {printable(key)}")
+    read = f"{report.objects} objects, {shown_bytes(report.nbytes)}"
+    if report.ok:
+        print(f"{keep.url}: {read}: every byte is as it was written")
+        return
+    rows = [
+        (one.key, ", ".join(one.tensors), ", ".join(one.refs or (name[:8] for name in one.snapshots)), one.what)
+        for one in report.damages
+    ]
+    print_table(f"damaged in {keep.url}", ("object", "tensors", "part of", "what"), rows)
+    count = len(report.damages)
+    print(f"{keep.url}: {read}: {count} damage{'' if count == 1 else 's'}")
