@@ -16,7 +16,7 @@ _SYNC_FILE_RANGE_WRITE = 2
 
 def buffers(arrays: Arrays) -> list[memoryview]:
     """The bytes of the arrays, without a copy."""
-    return [memoryview(array).cast("B") for array in arrays.values()]
+    return [array.data.cast("B") for array in arrays.values()]
 
 
 def write_plain(path: Path, parts: Sequence[memoryview]) -> None:

@@ -71,7 +71,9 @@ def _contenders(
 def _table(title: str, results: list[contest.Result]) -> Report:
     limit, ours = contest.fastest(results, "limit"), contest.fastest(results, "ours")
     table = report.compared(title, results, limit)
-    table.remarks.append(f"modelkeep reaches {1 / ours.ratio(limit):.2f} of the fastest raw way ({limit.contender.name})")
+    table.remarks.append(
+        f"modelkeep reaches {1 / ours.ratio(limit):.2f} of the fastest raw way ({limit.contender.name})"
+    )
     torch = next(result for result in results if result.contender.name == "torch.save, as it is")
     table.remarks.append(f"modelkeep, durable and hashed, takes {ours.ratio(torch):.2f} x torch.save, which is neither")
     return table

@@ -1,5 +1,6 @@
 """Incremental save: 99 % of the bytes are frozen, as in transfer learning; only what changed is written."""
 
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -64,9 +65,7 @@ def run(settings: Settings) -> list[Report]:
     """The table of a save of what changed beside a save of everything."""
     with scratch.folder() as root, Worker("bench.incremental.Frozen", size=settings.size, place=str(root)) as worker:
         wanted = {"everything changed": "all", "1 % changed": "changed"}
-        contenders = [
-            Contender(name, "ours", lambda what=what: float(worker.call("save", what))) for name, what in wanted.items()
-        ]
+        contenders = [Contender(name, "ours", partial(worker.call, "save", what)) for name, what in wanted.items()]
         whole, part = contest.hold(contenders, settings.rounds, told=settings.told)
         found = worker.call("written")
     table = compared(f"incremental save of {settings.size >> 20} MiB with modelkeep", [whole, part], whole)

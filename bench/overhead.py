@@ -6,6 +6,7 @@ checkpoint) is not a cost of each step.
 
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from statistics import median
 from time import perf_counter, process_time
 from typing import Any
@@ -73,13 +74,13 @@ def _clock(steps: int) -> Any:
     """A callback that times the steps after the first fifth; it has a state, so that it can be resumed."""
     import keras
 
-    class Clock(keras.callbacks.Callback):  # type: ignore[misc]
+    class Clock(keras.callbacks.Callback):
         def __init__(self) -> None:
             super().__init__()
             self._first = steps // 5
             self.wall = self.cpu = 0.0
 
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        def on_train_batch_end(self, batch: int, _: Any = None) -> None:
             if batch == self._first:
                 self.wall, self.cpu = perf_counter(), process_time()
             elif batch == steps - 1:
@@ -105,9 +106,7 @@ def run(settings: Settings) -> list[Report]:
     with ExitStack() as stack:
         for backend in BACKENDS:
             steps = settings.steps(1000, 40)
-            fitter = stack.enter_context(
-                Worker("bench.overhead.Fitter", env={"KERAS_BACKEND": backend}, steps=steps)
-            )
+            fitter = stack.enter_context(Worker("bench.overhead.Fitter", env={"KERAS_BACKEND": backend}, steps=steps))
             found = _measured(fitter, settings)
             cells = [backend]
             for clock in ("cpu", "wall"):
@@ -128,7 +127,7 @@ def _measured(fitter: Worker, settings: Settings) -> dict[str, list[Result]]:
         cpu[way].append(float(found["cpu"]))
         return float(found["wall"])
 
-    contenders = [Contender(way, "ours", lambda way=way: measure(way)) for way in WAYS]
+    contenders = [Contender(way, "ours", partial(measure, way)) for way in WAYS]
     wall = contest.hold(contenders, settings.rounds, told=settings.told)
     # the first is of the round that does not count
     by_cpu = [Result(one.contender, dict(enumerate(cpu[one.contender.name][1:]))) for one in wall]

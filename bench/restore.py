@@ -1,6 +1,7 @@
 """Restore into memory that is there already: hashes checked by modelkeep, beside unchecked loads and raw reads."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,9 +19,10 @@ class Restorer:
     """One state, saved in each format, and live arrays that it is restored into."""
 
     def __init__(self, size: int, place: str) -> None:
-        import modelkeep as mk
         import torch
         from safetensors.numpy import save_file
+
+        import modelkeep as mk
 
         self._root = Path(place)
         arrays = states.make(size)
@@ -91,17 +93,18 @@ def run(settings: Settings) -> list[Report]:
     with scratch.folder() as root, Worker("bench.restore.Restorer", size=settings.size, place=str(root)) as worker:
         ways = worker.call("ways")
         for cold, word in ((False, "page cache warm"), (True, "cold: files evicted")):
-            contenders = [
-                Contender(way, _kind(way), lambda way=way, cold=cold: float(worker.call("restore", way, cold)))
-                for way in ways
-            ]
+            contenders = [Contender(way, _kind(way), partial(worker.call, "restore", way, cold)) for way in ways]
             results = contest.hold(contenders, settings.rounds, told=settings.told)
             table = compared(
-                f"restore of {settings.size >> 20} MiB into live arrays, {word}", results, contest.fastest(results, "limit")
+                f"restore of {settings.size >> 20} MiB into live arrays, {word}",
+                results,
+                contest.fastest(results, "limit"),
             )
             ours = contest.fastest(results, "ours")
             safetensors = next(result for result in results if result.contender.name == "safetensors")
-            table.remarks.append(f"modelkeep, every byte checked, takes {ours.ratio(safetensors):.2f} x safetensors, unchecked")
+            table.remarks.append(
+                f"modelkeep, every byte checked, takes {ours.ratio(safetensors):.2f} x safetensors, unchecked"
+            )
             reports.append(table)
     return reports
 

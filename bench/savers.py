@@ -6,12 +6,13 @@ A class has ``ways()``, the names of its savers, and ``save(way, path, durable)`
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 from bench import disk, states
 
-Save = Callable[[Path], None]
+Save = Callable[[Path], object]
 
 
 class Family:
@@ -52,7 +53,7 @@ class Raw(Family):
 
     def savers(self) -> dict[str, Save]:
         parts = disk.buffers(self.arrays)
-        return {name: (lambda path, write=write: write(path, parts)) for name, write in disk.WAYS.items()}
+        return {name: partial(write, parts=parts) for name, write in disk.WAYS.items()}
 
 
 class Ours(Family):
@@ -74,8 +75,14 @@ class Ours(Family):
         keep = mk.open(path)
         keep.save_state(self.arrays)
         self.change()
-        real, calls = (os.fsync, os.fdatasync), []
-        os.fsync, os.fdatasync = (lambda d, sync=sync: (calls.append(1), sync(d))[1] for sync in real)
+        calls: list[int] = []
+        real = (os.fsync, os.fdatasync)
+
+        def counted(sync: Callable[[int], None], descriptor: int) -> None:
+            calls.append(descriptor)
+            sync(descriptor)
+
+        os.fsync, os.fdatasync = (partial(counted, sync) for sync in real)  # type: ignore[assignment]
         try:
             keep.save_state(self.arrays)
         finally:
@@ -92,11 +99,11 @@ class Numpy(Family):
 
         return {
             "safetensors": lambda path: save_file(self.arrays, path),
-            "np.savez": lambda path: np.savez(path.with_suffix(".npz"), **self._flat()),
+            "np.savez": lambda path: np.savez(path.with_suffix(".npz"), allow_pickle=False, **self._flat()),
         }
 
-    def _flat(self) -> dict[str, states.Arrays]:
-        return {name.replace("/", "."): array for name, array in self.arrays.items()}  # type: ignore[misc]
+    def _flat(self) -> states.Arrays:
+        return {_flat(name): array for name, array in self.arrays.items()}
 
 
 class Torch(Family):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -23,7 +24,7 @@ def run(settings: Settings) -> list[Report]:
         ("modelkeep --help", "ours", [command, "--help"]),
         ("import torch", "peer", [python, "-c", "import torch"]),
     ]
-    contenders = [Contender(name, kind, lambda line=line: _seconds(line)) for name, kind, line in wanted]
+    contenders = [Contender(name, kind, partial(_seconds, line)) for name, kind, line in wanted]
     results = contest.hold(contenders, settings.rounds, told=settings.told)
     return [compared("start-up, whole processes", results, results[0], unit="ms", scale=1000)]
 

@@ -56,7 +56,8 @@ class Trainer:
 
     def measure(self, way: str) -> dict[str, float]:
         """Seconds: of the ``call``, ``added`` to its step and the next three, of a warm memory ``copy`` of the bytes,
-        and of the whole ``save`` until it is done."""
+        and of the whole ``save`` until it is done.
+        """
         plain = []
         for _ in range(_STEPS_BEFORE):
             started = perf_counter()
@@ -101,7 +102,7 @@ class Tensorflow(Trainer):
         self._variables = {name: tf.Variable(array) for name, array in arrays.items()}
         variables = list(self._variables.values())
 
-        @tf.function  # type: ignore[untyped-decorator]
+        @tf.function
         def step() -> None:
             for variable in variables:
                 variable.assign_add(tf.ones_like(variable) * 1e-3)
@@ -201,5 +202,12 @@ def _add(report: Report, name: str, way: str, trainer: Worker, settings: Setting
         call, added, copy, save = (median(one[what] for one in rounds) for what in ("call", "added", "copy", "save"))
         copies = median(one["added"] / one["copy"] for one in rounds)
         report.add(
-            kind, name, label, f"{call / _ARRAYS * 1e6:.0f}", f"{added:.3f}", f"{copy:.3f}", f"{copies:.2f}", f"{save:.2f}"
+            kind,
+            name,
+            label,
+            f"{call / _ARRAYS * 1e6:.0f}",
+            f"{added:.3f}",
+            f"{copy:.3f}",
+            f"{copies:.2f}",
+            f"{save:.2f}",
         )

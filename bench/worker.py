@@ -37,7 +37,8 @@ class Worker:
         Raises:
             WorkerDied: it raised, or the child is gone.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps([method, *arguments]) + "\n")
             self._process.stdin.flush()
@@ -55,7 +56,8 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
@@ -78,7 +80,7 @@ def _serve(target: str, arguments: dict[str, Any]) -> None:
         method, *rest = json.loads(line)
         try:
             answer: dict[str, Any] = {"result": getattr(worker, method)(*rest)}
-        except Exception as error:  # the parent raises it again
+        except Exception as error:  # noqa: BLE001  the parent raises it again
             answer = {"error": f"{type(error).__name__}: {error}"[:2000]}
         print(json.dumps(answer), file=answers, flush=True)
 

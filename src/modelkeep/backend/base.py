@@ -107,4 +107,8 @@ class Backend(Protocol):
         """Hold a lock. Raises RunLocked, with who holds it, when another process does."""
 
     def clean(self, prefix: str, older_than: float) -> int:
-        """Remove unfinished objects below ``prefix`` that were begun before ``older_than``; return how many."""
+        """Remove unfinished objects that were begun before ``older_than``; return how many.
+
+        Those below ``prefix/``; where that is no folder, those whose keys begin with ``prefix``, such as all of one
+        writer. Another writer's unfinished objects must not be touched: it would fail.
+        """

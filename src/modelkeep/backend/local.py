@@ -1,7 +1,6 @@
 """A keep in a directory: durable by fsync, create-if-absent by ``link``, locks by ``flock``."""
 
 import errno
-import fcntl
 import os
 import secrets
 import stat
@@ -27,6 +26,8 @@ class _Held:
     """A lock that this process holds, and how many times."""
 
     descriptor: int
+    """-1 when a fork has let go of it."""
+    process: int
     count: int = 1
 
 
@@ -69,7 +70,7 @@ class LocalBackend:
                     f"there is no folder {self._folder}; name a keep that is there, or create it with open()"
                 )
             with syscalls.explained("create", self._folder):
-                self._make_folder(self._folder)
+                self.make_folder(self._folder)
 
     @property
     def url(self) -> str:
@@ -77,7 +78,7 @@ class LocalBackend:
 
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         with self._open(key) as descriptor:
-            size = os.fstat(descriptor).st_size
+            size = syscalls.status(descriptor).st_size
             stop = size if end is None else end
             if not 0 <= start <= stop <= size:
                 raise _short(key, stop, size)
@@ -97,7 +98,7 @@ class LocalBackend:
     def writer(self, key: str, *, size_hint: int = 0) -> "LocalWriter":
         path = self._path(key)
         with syscalls.explained("make the folder of", path):
-            self._make_folder(path.parent)
+            self.make_folder(path.parent)
         free = syscalls.free_bytes(path.parent)
         if size_hint > free:
             raise StorageError(
@@ -108,7 +109,7 @@ class LocalBackend:
 
     def size(self, key: str) -> int:
         with self._open(key) as descriptor:
-            return os.fstat(descriptor).st_size
+            return syscalls.status(descriptor).st_size
 
     def list(self, prefix: str, *, limit: int | None = None) -> Iterator[Entry]:
         root = self._path(prefix) if prefix else self._folder
@@ -121,8 +122,8 @@ class LocalBackend:
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        with suppress(FileNotFoundError), syscalls.explained("delete", path):
-            os.unlink(path)
+        with suppress(FileNotFoundError), syscalls.explained("delete", path, passing=FileNotFoundError):
+            syscalls.remove(path)
 
     def now(self) -> float:
         return time.time()
@@ -131,35 +132,27 @@ class LocalBackend:
     def lock(self, key: str) -> Iterator[None]:
         path = self._path(key)
         with syscalls.explained("make the folder of", path):
-            self._make_folder(path.parent)
-        name = str(path)
+            self.make_folder(path.parent)
         with _LOCKS.guard:
-            if name in _LOCKS.held:
-                _LOCKS.held[name].count += 1
-            else:
-                _LOCKS.held[name] = _Held(_take_lock(path, key))
+            held = _hold(path, key)
         try:
             yield
         finally:
             with _LOCKS.guard:
-                held = _LOCKS.held[name]
-                held.count -= 1
-                if held.count == 0:
-                    del _LOCKS.held[name]
-                    os.close(held.descriptor)
+                _let_go(path, held)
 
     def clean(self, prefix: str, older_than: float) -> int:
-        root = self._path(prefix) if prefix else self._folder
+        root, key = (self._path(prefix), prefix) if prefix else (self._folder, "")
+        if not root.is_dir():
+            root, key = root.parent, prefix.rpartition("/")[0]
         removed = 0
-        for folder, _, names in os.walk(root):
-            for name in names:
-                path = Path(folder, name)
-                if not (name.startswith(".") and name.endswith(_SUFFIX)):
-                    continue
-                with suppress(FileNotFoundError), syscalls.explained("remove", path):
-                    if path.lstat().st_mtime < older_than:
-                        os.unlink(path)
-                        removed += 1
+        for entry, begun in self._unfinished(root, key):
+            if not begun.startswith(prefix):
+                continue
+            with suppress(FileNotFoundError), syscalls.explained("remove", entry.path, passing=FileNotFoundError):
+                if entry.stat(follow_symlinks=False).st_mtime < older_than:
+                    syscalls.remove(Path(entry.path))
+                    removed += 1
         return removed
 
     def tell_links_are_missing(self) -> None:
@@ -176,20 +169,34 @@ class LocalBackend:
     def _path(self, key: str) -> Path:
         return self._folder / check_key(key)
 
-    def _make_folder(self, folder: Path) -> None:
-        """Create a folder and its parents, each durable in the one above."""
+    def make_folder(self, folder: Path, *, anew: bool = False) -> None:
+        """Create a folder and its parents, each durable in the one above.
+
+        A folder that is there may be one whose maker was killed before it was durable: each is synced once.
+        """
+        if anew:
+            self._known.clear()
         if folder in self._known:
             return
-        missing = []
-        current = folder
-        while not current.is_dir():
-            missing.append(current)
-            current = current.parent
-        for one in reversed(missing):
-            with suppress(FileExistsError):
-                os.mkdir(one)
-            syscalls.sync_folder(one.parent)
+        if folder == self._folder:
+            self._make_root()
+        else:
+            self.make_folder(folder.parent)
+            syscalls.make_folder(folder)
+            syscalls.sync_folder(folder.parent)
         self._known.add(folder)
+
+    def _make_root(self) -> None:
+        if self._folder.is_dir():
+            with suppress(PermissionError):  # a parent that we may not read is not ours to make durable
+                syscalls.sync_folder(self._folder.parent)
+            return
+        missing = [self._folder]
+        while not missing[-1].parent.is_dir():
+            missing.append(missing[-1].parent)
+        for one in reversed(missing):
+            syscalls.make_folder(one)
+            syscalls.sync_folder(one.parent)
 
     @contextmanager
     def _open(self, key: str) -> Iterator[int]:
@@ -204,24 +211,24 @@ class LocalBackend:
                     raise Damaged(f"{key} is a symbolic link, which no keep holds; it was not followed", key) from None
                 raise
             try:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                if not stat.S_ISREG(syscalls.status(descriptor).st_mode):
                     raise Damaged(f"{key} is not a regular file, and a keep holds nothing else", key)
                 yield descriptor
             finally:
-                os.close(descriptor)
+                syscalls.close(descriptor)
 
     def _fill(self, key: str, descriptor: int, start: int, buffer: memoryview) -> None:
         done = 0
         while done < len(buffer):
-            count = os.preadv(descriptor, [buffer[done:]], start + done)
+            count = syscalls.read(descriptor, buffer[done:], start + done)
             if count == 0:
                 raise _short(key, start + len(buffer), start + done)
             done += count
 
     def _walk(self, root: Path, prefix: str) -> Iterator[Entry]:
         try:
-            with syscalls.explained("list", root), os.scandir(root) as scan:
-                entries = sorted(scan, key=_sort_name)
+            with syscalls.explained("list", root, passing=FileNotFoundError):
+                entries = sorted(syscalls.scan(root), key=_sort_name)
         except FileNotFoundError:
             return
         for entry in entries:
@@ -232,6 +239,21 @@ class LocalBackend:
                 with suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
                     yield Entry(key, status.st_size, status.st_mtime)
+
+    def _unfinished(self, root: Path, prefix: str) -> Iterator[tuple["os.DirEntry[str]", str]]:
+        """The temporary files below ``root``, each with the key that it would have got."""
+        try:
+            with syscalls.explained("list", root, passing=FileNotFoundError):
+                entries = syscalls.scan(root)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            key = f"{prefix}/" if prefix else ""
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._unfinished(Path(entry.path), key + entry.name)
+            elif entry.name.startswith(".") and entry.name.endswith(_SUFFIX):
+                name, _, _ = entry.name[1 : -len(_SUFFIX)].rpartition(".")
+                yield entry, key + name
 
 
 class LocalWriter:
@@ -244,8 +266,12 @@ class LocalWriter:
         token = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._temporary = path.with_name(f".{path.name}.{token}{_SUFFIX}")
         self._end = 0
-        with syscalls.explained("create", self._temporary):
-            self._descriptor: int | None = syscalls.open_new(self._temporary)
+        with syscalls.explained("create", path):
+            try:
+                self._descriptor: int | None = syscalls.open_new(self._temporary)
+            except FileNotFoundError:  # somebody has removed the folder since we made it
+                backend.make_folder(path.parent, anew=True)
+                self._descriptor = syscalls.open_new(self._temporary)
 
     def reserve(self, size: int) -> None:
         self._end = max(self._end, size)
@@ -261,11 +287,12 @@ class LocalWriter:
     def commit(self) -> None:
         assert self._descriptor is not None, "a writer commits once"
         try:
-            with syscalls.explained("write", self._path):
-                os.fchmod(self._descriptor, 0o444)
+            with syscalls.explained("write", self._path, wanted=self._end, passing=FileExistsError):
+                syscalls.protect(self._descriptor)
                 syscalls.sync(self._descriptor)
                 if not syscalls.publish(self._temporary, self._path):
                     self._backend.tell_links_are_missing()
+            with syscalls.explained("make durable (it is written, and a power cut could still undo it)", self._path):
                 syscalls.sync_folder(self._path.parent)
         except FileExistsError:
             raise AlreadyExists(f"{self._key} is in {self._backend.url} already, and objects never change") from None
@@ -274,10 +301,11 @@ class LocalWriter:
 
     def abort(self) -> None:
         if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+            descriptor, self._descriptor = self._descriptor, None
+            with suppress(OSError):  # what went wrong before is what the caller must see
+                syscalls.close(descriptor)
             with suppress(OSError):
-                os.unlink(self._temporary)
+                syscalls.remove(self._temporary)
 
     def __enter__(self) -> Self:
         return self
@@ -289,21 +317,45 @@ class LocalWriter:
 
     def _write(self, offset: int, data: memoryview | bytes) -> None:
         assert self._descriptor is not None, "the writer is closed"
-        with syscalls.explained("write", self._temporary):
+        with syscalls.explained("write", self._path, wanted=len(data)):
             syscalls.write(self._descriptor, data, offset)
+
+
+def _hold(path: Path, key: str) -> _Held:
+    held = _LOCKS.held.get(str(path))
+    if held is not None and held.process != os.getpid():
+        # A fork has copied the descriptor. The lock is the parent's, and would outlive it in this copy.
+        syscalls.close(held.descriptor)
+        held.descriptor, held = -1, None
+    if held is not None:
+        held.count += 1
+        return held
+    held = _LOCKS.held[str(path)] = _Held(_take_lock(path, key), os.getpid())
+    return held
+
+
+def _let_go(path: Path, held: _Held) -> None:
+    held.count -= 1
+    if held.count == 0 and held.descriptor >= 0:
+        if _LOCKS.held.get(str(path)) is held:
+            del _LOCKS.held[str(path)]
+        syscalls.close(held.descriptor)
 
 
 def _take_lock(path: Path, key: str) -> int:
     with syscalls.explained("lock", path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        descriptor = syscalls.open_lock(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
-            os.close(descriptor)
-            raise RunLocked(f"{key} is held by {holder}; wait for it, or end it, and start again") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+            if not syscalls.try_lock(descriptor):
+                found = bytearray(200)
+                count = syscalls.read(descriptor, memoryview(found), 0)
+                holder = found[:count].decode("utf-8", "replace").strip() or "another process"
+                raise RunLocked(f"{key} is held by {holder}; wait for it, or end it, and start again")
+            syscalls.truncate(descriptor)
+            syscalls.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        except BaseException:
+            syscalls.close(descriptor)
+            raise
     return descriptor
 
 

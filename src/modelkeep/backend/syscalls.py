@@ -5,10 +5,12 @@ All of `local` goes through here, so that a test can stand in for the kernel.
 
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from modelkeep.errors import StorageError
@@ -25,27 +27,38 @@ _WAYS_OUT = {
     errno.EIO: "the device reports an error; checkpoints already committed are intact where it can still read",
     errno.ENOTDIR: "a part of the path is a file; name a folder",
     errno.EMFILE: "too many files are open; raise `ulimit -n`",
+    errno.ENOENT: "the folder was removed while the keep was in use; restore it, or start again",
+    errno.EFBIG: "this process may not write files that long; raise `ulimit -f`",
+    errno.ENOLCK: "this file system has no locks; name a keep on a local disk",
 }
+_WAY_OUT = "mend the storage and start again; checkpoints already committed are intact"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# exFAT, SMB and mounted drives refuse to change permissions; 0444 is a guard rail, nothing depends on it.
+_NO_MODES = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 
 
 @contextmanager
-def explained(what: str, path: Path | str) -> Iterator[None]:
-    """Turn an OSError inside the block into a StorageError with the path, the reason and a way out."""
+def explained(
+    what: str, path: Path | str, *, wanted: int = 0, passing: type[OSError] | tuple[()] = ()
+) -> Iterator[None]:
+    """Turn an OSError inside the block into a StorageError with the path, the reason, numbers and a way out.
+
+    ``wanted``: bytes that the block writes. ``passing``: what the caller itself looks at, and is raised as it is.
+    """
     try:
         yield
-    except (FileNotFoundError, FileExistsError):
+    except passing:
         raise
     except OSError as error:
-        raise StorageError(_explain(what, path, error)) from error
+        raise StorageError(_explain(what, path, error, wanted)) from error
 
 
-def _explain(what: str, path: Path | str, error: OSError) -> str:
+def _explain(what: str, path: Path | str, error: OSError, wanted: int) -> str:
     reason = os.strerror(error.errno) if error.errno else str(error)
     text = f"could not {what} {path}: {reason.lower()}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        text += f" ({free_bytes(Path(path).parent):,} bytes free)"
-    way_out = _WAYS_OUT.get(error.errno or 0)
-    return f"{text}; {way_out}" if way_out else text
+    if error.errno in _FULL:
+        text += f" ({wanted:,} bytes wanted, {free_bytes(Path(path).parent):,} bytes free)"
+    return f"{text}; {_WAYS_OUT.get(error.errno or 0, _WAY_OUT)}"
 
 
 def free_bytes(folder: Path) -> int:
@@ -66,6 +79,74 @@ def open_new(path: Path) -> int:
 def open_read(path: Path) -> int:
     """Open for reading; never through a link, and never waiting for a pipe."""
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def open_lock(path: Path) -> int:
+    """Open a lock, made if it is not there; never through a link, and nothing but a regular file."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o644)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+    return descriptor
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the lock of an open file, which the kernel frees when its last descriptor is closed; False when held."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def close(descriptor: int) -> None:
+    """Let go of an open file."""
+    os.close(descriptor)
+
+
+def status(descriptor: int) -> os.stat_result:
+    """Size, time and kind of an open file."""
+    return os.fstat(descriptor)
+
+
+def read(descriptor: int, buffer: memoryview, offset: int) -> int:
+    """Read into ``buffer`` from ``offset``; return how many bytes came, 0 at the end."""
+    return os.preadv(descriptor, [buffer], offset)
+
+
+def make_folder(folder: Path) -> None:
+    """Make one folder; one that is there is fine, a file under its name is NotADirectoryError."""
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+
+
+def scan(folder: Path) -> list["os.DirEntry[str]"]:
+    """The entries of a folder."""
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
+def remove(path: Path) -> None:
+    """Take a name away; FileNotFoundError when it is not there."""
+    os.unlink(path)
+
+
+def protect(descriptor: int) -> None:
+    """Make a finished file read-only, where the file system knows such a thing."""
+    try:
+        os.fchmod(descriptor, 0o444)
+    except OSError as error:
+        if error.errno not in _NO_MODES:
+            raise
+
+
+def truncate(descriptor: int) -> None:
+    """Empty an open file."""
+    os.ftruncate(descriptor, 0)
 
 
 def write(descriptor: int, data: memoryview | bytes, offset: int) -> None:
@@ -107,7 +188,8 @@ def publish(temporary: Path, path: Path) -> bool:
         if error.errno not in _NO_LINKS:
             raise
     else:
-        os.unlink(temporary)
+        with suppress(OSError):  # the object is there; its second name is cleaned some day
+            remove(temporary)
         return True
     if _rename_noreplace(temporary, path):
         return True

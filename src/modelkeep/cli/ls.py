@@ -75,7 +75,7 @@ def _list_checkpoints(keep: "Keep", name: str, *, dropped: bool, as_json: bool, 
     record = find_run(keep, name)
     damages: list[str] = []
 
-    def on_damage(key: str, error: Exception) -> None:
+    def on_damage(_: str, error: Exception) -> None:
         damages.append(str(error))
 
     checkpoints = list(record.iterate_checkpoints(dropped=dropped, on_damage=on_damage))

@@ -133,7 +133,7 @@ def _count(tree: Any) -> int:
 
 
 def _command(name: str, keep: Path) -> None:
-    command = [sys.executable, "-m", "modelkeep", "--keep", str(keep), name]
+    command = [sys.executable, "-m", "modelkeep", name, "--keep", str(keep)]
     subprocess.run(command, check=False)
 
 

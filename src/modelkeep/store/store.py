@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from modelkeep.backend import Backend
-from modelkeep.errors import AlreadyExists, Damaged, LimitExceeded, NotFound, UnknownFormat, UsageError
+from modelkeep.errors import AlreadyExists, Conflict, Damaged, LimitExceeded, NotFound, UnknownFormat, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.snapshot.canonical import check_json, seal, unseal
 from modelkeep.state.tree import flatten
@@ -80,6 +80,7 @@ class Store:
         Raises:
             UnsupportedState: a leaf that cannot be kept bit for bit, by its path.
             UsageError: ``meta`` is not JSON, or ``writer`` is no token.
+            Conflict: the same state with the same metadata is being collected at this moment.
             LimitExceeded: the JSON of the state would be too large to be read again.
             StorageError: the storage refused; what was there before is intact.
         """
@@ -99,6 +100,11 @@ class Store:
             gone = self._going(snapshot.shards.keys() - new)
             if not gone:
                 return snapshot
+            if snapshot is not written:
+                raise Conflict(
+                    f"snapshot {snapshot.short} of this very state and metadata is there, but shard {min(gone)} of it is "
+                    "being collected, or gone; save with other metadata, or run `modelkeep verify`"
+                )
             avoid |= gone
             self.delete_snapshot(snapshot.id)
             delete_shards(self.backend, new)
@@ -179,7 +185,7 @@ class Store:
         return {shard for snapshot_id in present for shard in self.shards_of(snapshot_id)}
 
     def _commit(self, snapshot: Snapshot, new: AbstractSet[str]) -> Snapshot:
-        """Make the record durable; ``new``: the shards that were written for it."""
+        """Make the record durable; ``new``: the shards written for it. Returns another one when it was there already."""
         try:
             self.backend.create(layout.snapshot_key(snapshot.id), snapshot.to_json())
         except AlreadyExists:
@@ -214,7 +220,7 @@ class Store:
 
 def _checked_token(token: str) -> str:
     """``token`` when shards can be named by it: a record with other names would be refused when it is read."""
-    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+    if not _TOKEN.fullmatch(token):
         raise UsageError(f"a writer is named by 16 lower-case hexadecimal digits, not {token!r:.60}")
     return token
 

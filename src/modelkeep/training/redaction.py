@@ -14,14 +14,15 @@ _TELLING_NAME = (
 )
 # Names such as `primary_key=id` or `keyboard` end otherwise; `max_tokens=512` and `key=None` are worth keeping.
 _PLAIN = r"(?:\d{1,9}|none|null|true|false)"
+# The look behind is also what keeps all this linear: a run of such characters is tried from its beginning only.
 _NAMED = re.compile(
-    rf"""(?ix) (?<![\w-]) (?P<name> -{{0,2}} {_TELLING_NAME}) (?P<quote>["']?) (?P<sign>\s*(?:=>|:=|[=:])\s*)
+    rf"""(?ix) (?<![\w.-]) (?P<name> -{{0,2}} {_TELLING_NAME}) (?P<quote>["']?) (?P<sign>\s*(?:=>|:=|[=:])\s*)
     (?P<open>["']?) (?! {_PLAIN} (?:["',;)\]}}\s]|$) ) (?P<value>[^\s"',;)\]}}]{{3,}})""",
 )
 _URL = re.compile(r"(?i)\b(?P<scheme>[a-z][a-z0-9+.-]{1,20}://)[^\s/@'\"]+@")
 _BEARER = re.compile(r"(?i)\b(?P<kind>bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 _KNOWN = re.compile(
-    r"""(?x) \b(?:
+    r"""(?x) (?<![\w-])(?:
         (?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,}            # AWS
       | gh[pousr]_[A-Za-z0-9]{20,} | github_pat_\w{20,}  # GitHub
       | glpat-[\w-]{16,}                                # GitLab

@@ -1,0 +1,149 @@
+"""A disk that is full, read-only or forbidden: the error says where, why and what to do, and nothing is lost."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelkeep.backend import LocalBackend
+from modelkeep.errors import StorageError
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_names_what_was_wanted_and_free_before_anything_is_written(small_disk: Path):
+    place = LocalBackend(small_disk / "keep")
+    place.create("a", b"committed")
+    with pytest.raises(StorageError, match=r"keep/big: .*8,388,608 bytes.*free.*intact"):
+        place.writer("big", size_hint=8 * MEGABYTE)
+    assert os.listdir(small_disk / "keep") == ["a"]
+    assert place.read("a") == b"committed"
+
+
+def test_a_disk_that_fills_while_writing_keeps_what_was_committed_and_leaves_no_part(small_disk: Path):
+    place = LocalBackend(small_disk / "keep")
+    place.create("a", b"committed")
+    with (
+        pytest.raises(StorageError, match=r"no space left on device.*bytes.*free.*intact"),
+        place.writer("big", size_hint=0) as writer,
+    ):
+        for _ in range(8):
+            writer.append(memoryview(bytes(MEGABYTE)))
+    assert os.listdir(small_disk / "keep") == ["a"]
+    assert place.read("a") == b"committed"
+    place.create("b", bytes(MEGABYTE))  # the space of what failed is free again
+    assert place.size("b") == MEGABYTE
+
+
+def test_small_objects_on_a_full_disk_are_refused_whole(small_disk: Path):
+    place = LocalBackend(small_disk / "keep")
+    made = 0
+    with pytest.raises(StorageError, match=r"free"):
+        for made in range(10_000):
+            place.create(f"a/{made:05d}", bytes(10_000))
+    assert [entry.size for entry in place.list("a")] == [10_000] * made
+    assert len(os.listdir(small_disk / "keep" / "a")) == made
+
+
+def test_a_file_size_limit_is_a_storage_error_with_the_path(tmp_path: Path):
+    place = LocalBackend(tmp_path / "keep")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(StorageError, match=r"big.*file too large"):
+            place.create("big", bytes(50_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path / "keep") == []
+
+
+def test_a_read_only_file_system_says_so(small_disk: Path):
+    place = LocalBackend(small_disk / "keep")
+    place.create("a", b"committed")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    again = LocalBackend(small_disk / "keep")
+    with pytest.raises(StorageError, match=r"keep/.*read-only"):
+        again.create("b", b"x")
+    with pytest.raises(StorageError, match=r"new.*read-only"):
+        again.create("new/b", b"x")
+    with pytest.raises(StorageError, match=r"a: .*read-only"):
+        again.delete("a")
+    with pytest.raises(StorageError, match=r"lock.*read-only"), again.lock("runs/a/lock"):
+        pass
+    with pytest.raises(StorageError, match=r"other.*read-only"):
+        LocalBackend(small_disk / "other")
+    assert again.read("a") == b"committed"
+
+
+FORBIDDEN = """
+import os, sys
+from modelkeep.backend import LocalBackend
+from modelkeep.errors import StorageError
+os.setgid(65534)  # after the imports: the interpreter may lie where only root reads
+os.setuid(65534)
+place = LocalBackend(sys.argv[1])
+def lock():
+    with place.lock("runs/a/lock"):
+        pass
+for name, verb in {
+    "create": lambda: place.create("b", b"x"),
+    "create below": lambda: place.create("new/b", b"x"),
+    "read": lambda: place.read("secret/a"),
+    "list": lambda: list(place.list("secret")),
+    "delete": lambda: place.delete("a"),
+    "lock": lock,
+}.items():
+    try:
+        verb()
+        print(name, "was allowed")
+    except StorageError as error:
+        print(name, "->", error)
+"""
+
+
+def test_who_may_not_is_told_the_path_and_to_look_at_permissions(tmp_path: Path):
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    place = LocalBackend(tmp_path / "keep")
+    place.create("a", b"committed")
+    place.create("secret/a", b"committed")
+    (tmp_path / "keep" / "secret").chmod(0o700)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == 0 and folder.name.startswith("pytest-"):
+            folder.chmod(0o755)
+    child = subprocess.run(
+        [sys.executable, "-c", FORBIDDEN, str(tmp_path / "keep")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    assert child.returncode == 0, child.stderr
+    lines = child.stdout.splitlines()
+    assert [line.split(" -> ")[0] for line in lines] == ["create", "create below", "read", "list", "delete", "lock"]
+    for line in lines:
+        assert str(tmp_path / "keep") in line
+        assert "permission denied" in line
+        assert "who owns" in line
+    assert place.read("a") == b"committed"
