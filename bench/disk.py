@@ -166,7 +166,9 @@ def _read_jobs(descriptor: int, jobs: Sequence[Job]) -> None:
             position += os.preadv(descriptor, [part], position)
 
 
-WAYS: dict[str, Callable[[Path, Sequence[memoryview]], None]] = {
+Write = Callable[[Path, Sequence[memoryview]], None]
+
+WAYS: dict[str, Write] = {
     "plain write + fsync": write_plain,
     "early write-back + fsync": write_early,
     "O_DIRECT, 1 thread": lambda path, parts: write_direct(path, parts, 1),

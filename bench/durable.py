@@ -11,6 +11,7 @@ from bench.settings import Settings
 from bench.worker import Worker
 
 _PEERS = ("Numpy", "Torch", "Tensorflow", "Jax")
+_QUICK_PEERS = ("Numpy", "Torch")
 
 
 def run(settings: Settings) -> list[Report]:
@@ -18,7 +19,7 @@ def run(settings: Settings) -> list[Report]:
     mib = settings.size >> 20
     reports = []
     with scratch.folder() as root, ExitStack() as stack:
-        workers = _workers(stack, settings.size, 200)
+        workers = _workers(stack, settings, settings.size, 200)
         for state, prepare in (
             ("as retention leaves it: three files kept", lambda: None),
             ("pages of a file unlinked just before", lambda: scratch.hand_on_pages(root, settings.size)),
@@ -26,7 +27,7 @@ def run(settings: Settings) -> list[Report]:
             found = contest.hold(_contenders(workers, root, prepare, settings), settings.rounds, told=settings.told)
             reports.append(_table(f"durable save of {mib} MiB in 200 arrays; memory {state}", found))
     with scratch.folder() as root, ExitStack() as stack:
-        workers = _workers(stack, 1 << 20, 50)
+        workers = _workers(stack, settings, 1 << 20, 50)
         found = contest.hold(_contenders(workers, root, lambda: None, settings), settings.rounds, told=settings.told)
         small = _table("durable save of 1 MiB in 50 arrays", found)
         small.remarks.append(f"fsync calls of one modelkeep save: {workers['Ours'].call('syncs', str(root / 'syncs'))}")
@@ -34,10 +35,10 @@ def run(settings: Settings) -> list[Report]:
     return reports
 
 
-def _workers(stack: ExitStack, size: int, count: int) -> dict[str, Worker]:
+def _workers(stack: ExitStack, settings: Settings, size: int, count: int) -> dict[str, Worker]:
     return {
         name: stack.enter_context(Worker(f"bench.savers.{name}", size=size, count=count))
-        for name in ("Raw", "Ours", *_PEERS)
+        for name in ("Raw", "Ours", *(_QUICK_PEERS if settings.quick else _PEERS))
     }
 
 
@@ -61,7 +62,7 @@ def _contenders(
         add(way, "limit", "Raw", way, False)
     for way in workers["Ours"].call("ways"):
         add(way, "ours", "Ours", way, False)
-    for family in _PEERS:
+    for family in [name for name in workers if name in _PEERS]:
         for way in workers[family].call("ways"):
             add(f"{way}, as it is", "peer", family, way, False)
             add(f"{way}, then fsync", "peer", family, way, True)

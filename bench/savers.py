@@ -53,7 +53,11 @@ class Raw(Family):
 
     def savers(self) -> dict[str, Save]:
         parts = disk.buffers(self.arrays)
-        return {name: partial(write, parts=parts) for name, write in disk.WAYS.items()}
+        return {name: _raw(write, parts) for name, write in disk.WAYS.items()}
+
+
+def _raw(write: disk.Write, parts: list[memoryview]) -> Save:
+    return lambda path: write(path, parts)
 
 
 class Ours(Family):
@@ -82,7 +86,7 @@ class Ours(Family):
             calls.append(descriptor)
             sync(descriptor)
 
-        os.fsync, os.fdatasync = (partial(counted, sync) for sync in real)  # type: ignore[assignment]
+        os.fsync, os.fdatasync = (partial(counted, sync) for sync in real)
         try:
             keep.save_state(self.arrays)
         finally:

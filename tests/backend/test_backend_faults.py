@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,29 +122,60 @@ for name, verb in {
 """
 
 
-def test_who_may_not_is_told_the_path_and_to_look_at_permissions(tmp_path: Path):
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter; those of pytest are the owner's alone."""
     if os.geteuid() != 0:
         pytest.skip("becoming another user needs root")
-    place = LocalBackend(tmp_path / "keep")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def test_who_may_not_is_told_the_path_and_to_look_at_permissions(open_folder: Path):
+    place = LocalBackend(open_folder / "keep")
     place.create("a", b"committed")
     place.create("secret/a", b"committed")
-    (tmp_path / "keep" / "secret").chmod(0o700)
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == 0 and folder.name.startswith("pytest-"):
-            folder.chmod(0o755)
-    child = subprocess.run(
-        [sys.executable, "-c", FORBIDDEN, str(tmp_path / "keep")],
+    (open_folder / "keep" / "secret").chmod(0o700)
+    child = _as_nobody(FORBIDDEN, open_folder / "keep")
+    assert child.returncode == 0, child.stderr
+    lines = child.stdout.splitlines()
+    assert [line.split(" -> ")[0] for line in lines] == ["create", "create below", "read", "list", "delete", "lock"]
+    for line in lines:
+        assert str(open_folder / "keep") in line
+        assert "permission denied" in line
+        assert "who owns" in line
+    assert place.read("a") == b"committed"
+
+
+CLOSED = """
+import os, sys
+from modelkeep.backend import LocalBackend
+from modelkeep.errors import StorageError
+os.setgid(65534)
+os.setuid(65534)
+try:
+    LocalBackend(sys.argv[1])
+except StorageError as error:
+    print(error)
+"""
+
+
+def test_a_keep_in_a_folder_that_we_may_not_enter_is_a_storage_error(open_folder: Path):
+    LocalBackend(open_folder / "closed" / "keep")
+    (open_folder / "closed").chmod(0o700)
+    child = _as_nobody(CLOSED, open_folder / "closed" / "keep")
+    assert child.returncode == 0, child.stderr
+    assert "closed/keep: permission denied" in child.stdout
+
+
+def _as_nobody(script: str, keep: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", script, str(keep)],
         capture_output=True,
         text=True,
         check=False,
         cwd="/",
         env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
-    assert child.returncode == 0, child.stderr
-    lines = child.stdout.splitlines()
-    assert [line.split(" -> ")[0] for line in lines] == ["create", "create below", "read", "list", "delete", "lock"]
-    for line in lines:
-        assert str(tmp_path / "keep") in line
-        assert "permission denied" in line
-        assert "who owns" in line
-    assert place.read("a") == b"committed"

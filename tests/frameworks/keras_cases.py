@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import ml_dtypes
@@ -23,6 +24,10 @@ def paths(tree):
     return [show(path) for path, leaf in leaves(tree).items() if leaf is not None]
 
 
+def named(model, part):
+    return variables_of(model)[part] or {}
+
+
 def bits(tree):
     arrays = {path: leaf for path, leaf in leaves(tree).items() if leaf is not None}
     return {show(path): (leaf.dtype, leaf.shape, leaf.tobytes()) for path, leaf in arrays.items()}
@@ -30,8 +35,8 @@ def bits(tree):
 
 def scramble(model, seed=1):
     rng = np.random.default_rng(seed)
-    for variables in variables_of(model).values():
-        for variable in (variables or {}).values():
+    for part in ("model", "optimizer", "metrics"):
+        for variable in named(model, part).values():
             shape = tuple(variable.shape)
             variable.assign(keras.ops.cast(rng.integers(0, 5, shape).astype("float32"), variable.dtype))
 
@@ -39,7 +44,7 @@ def scramble(model, seed=1):
 @pytest.mark.parametrize("name", keras_models.ALL)
 def test_every_variable_is_in_the_state_exactly_once(name):
     model = keras_models.ALL[name]()
-    placed = [id(variable) for variable in variables_of(model)["model"].values()]
+    placed = [id(variable) for variable in named(model, "model").values()]
     assert len(placed) == len(set(placed))
     assert set(placed) == {id(variable) for variable in model.variables}
 
@@ -194,7 +199,11 @@ OPTIMIZERS = sorted(
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_goes_on_where_it_was(name):
     kind = getattr(keras.optimizers, name)
-    options = {"SGD": {"momentum": 0.9}, "RMSprop": {"momentum": 0.9, "centered": True}, "Adam": {"amsgrad": True}}
+    options: dict[str, Any] = {
+        "SGD": {"momentum": 0.9},
+        "RMSprop": {"momentum": 0.9, "centered": True},
+        "Adam": {"amsgrad": True},
+    }
     check_optimizer(lambda: kind(**options.get(name, {})))
 
 
@@ -241,8 +250,9 @@ def check_optimizer(make):
     old, new = build(), build()
     keras_models.train(old)
     state = state_of(old, copy=True)
-    named = variables_of(old)["optimizer"]
-    assert {id(variable) for variable in named.values()} == {id(variable) for variable in old.optimizer.variables}
+    assert {id(variable) for variable in named(old, "optimizer").values()} == {
+        id(variable) for variable in old.optimizer.variables
+    }
     assert "variables" not in state["optimizer"]
     load_into(new, state, parts=("model", "optimizer"))
     if BACKEND == "jax" and getattr(old.optimizer, "use_ema", False):
@@ -259,7 +269,7 @@ def test_slots_carry_the_path_of_their_variable():
     keras_models.train(model)
     slots = state_of(model)["optimizer"]["slots"]
     assert sorted(slots) == ["momentum", "velocity"]
-    trained = [path for path, v in variables_of(model)["model"].items() if v.trainable]
+    trained = [path for path, v in named(model, "model").items() if v.trainable]
     assert list(leaves(slots["momentum"])) == trained
 
 
@@ -295,20 +305,21 @@ def test_an_array_that_was_loaded_may_be_reused():
 
 
 class At(keras.callbacks.Callback):
-    """Calls a function after one batch."""
+    """Calls a function after one batch, with a model that Keras has not brought up to date (as ``self.model`` is)."""
 
-    def __init__(self, batch, action):
+    def __init__(self, batch, trained, action):
         super().__init__()
-        self.batch, self.action, self.result = batch, action, None
+        self.batch, self.trained, self.action = batch, trained, action
+        self.result: Any = None
 
     def on_train_batch_end(self, batch, logs=None):
         if batch == self.batch:
-            self.result = self.action(self.model)
+            self.result = self.action(self.trained)
 
 
 def test_in_the_middle_of_fit_the_values_are_those_of_the_moment():
-    last, middle = At(3, lambda model: state_of(model, copy=True)), At(1, state_of)
     seen, plain = keras_models.sequential(), keras_models.sequential()
+    last, middle = At(3, seen, lambda model: state_of(model, copy=True)), At(1, seen, state_of)
     load_into(plain, state_of(seen))
     keras_models.train(seen, callbacks=[middle, last])
     assert bits(last.result) == bits(state_of(seen))
@@ -321,7 +332,8 @@ def test_in_the_middle_of_fit_the_values_are_those_of_the_moment():
 def test_a_state_may_be_loaded_in_the_middle_of_fit():
     model = keras_models.sequential()
     keras_models.train(model)
-    keep, back = At(1, lambda m: state_of(m, copy=True)), At(3, lambda m: load_into(m, keep.result))
+    keep = At(1, model, lambda trained: state_of(trained, copy=True))
+    back = At(3, model, lambda trained: load_into(trained, keep.result))
     keras_models.train(model, callbacks=[keep, back])
     assert bits(state_of(model)) == bits(keep.result)
 
@@ -374,16 +386,17 @@ def test_a_normalization_computes_with_what_was_loaded():
 
 
 def test_a_variable_that_nobody_holds_is_an_error_that_names_it():
+    secret = keras.Variable(np.ones(2, "float32"), name="secret")
+
     class Hidden(keras.Model):
         def __init__(self):
             super().__init__()
             self.out = keras.layers.Dense(1)
             self.out.build((None, 2))
-            self.secret = (lambda held: lambda: held)(keras.Variable(np.ones(2, "float32"), name="secret"))
 
         @property
         def variables(self):
-            return [*super().variables, self.secret()]
+            return [*super().variables, secret]
 
     with pytest.raises(UnsupportedState, match="secret"):
         state_of(Hidden())
@@ -403,7 +416,9 @@ def test_a_wrapped_torch_module_keeps_its_buffers_and_names():
 
     def build():
         module = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4))
-        model = keras.Sequential([keras.layers.TorchModuleWrapper(module, output_shape=(None, 4)), keras.layers.Dense(2)])
+        model = keras.Sequential(
+            [keras.layers.TorchModuleWrapper(module, output_shape=(None, 4)), keras.layers.Dense(2)]
+        )
         model(np.zeros((2, 6), "float32"))
         return keras_models.compiled(model)
 

@@ -15,5 +15,7 @@ SRC = HERE.parents[1] / "src"
 def test_the_promises_hold_on(backend):
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", str(HERE), "-p", "no:cacheprovider", "-q"]
     env = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(SRC), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run([*command, str(HERE / "keras_cases.py")], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, str(HERE / "keras_cases.py")], env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr

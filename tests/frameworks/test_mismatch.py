@@ -1,11 +1,13 @@
 """What a state that does not fit is told."""
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 from modelkeep.errors import StateMismatch
-from modelkeep.frameworks.mismatch import Fit, Spec, check
+from modelkeep.frameworks.mismatch import Fit, Path, Spec, check
 
 FIT = Fit("this model", "build it as it was")
 LENIENT = Fit("this model", "build it as it was", integers=True)
@@ -13,7 +15,7 @@ F4 = np.dtype("float32")
 
 
 def test_all_problems_are_told_at_once_but_not_more_than_twenty():
-    wanted = {("layer", str(n) + "k"): Spec(F4, (n + 1,)) for n in range(23)}
+    wanted: dict[Path, Spec] = {("layer", str(n) + "k"): Spec(F4, (n + 1,)) for n in range(23)}
     with pytest.raises(StateMismatch) as error:
         check(wanted, {("other",): np.zeros(2)}, FIT)
     lines = str(error.value).splitlines()
@@ -24,8 +26,18 @@ def test_all_problems_are_told_at_once_but_not_more_than_twenty():
 
 
 def test_a_wrong_dtype_shape_or_kind_is_told_with_both_sides():
-    wanted = {("a",): Spec(F4, (2,)), ("b",): Spec(F4, (2,)), ("c",): Spec(F4, (2,)), ("d",): Spec(F4, ())}
-    found = {("a",): np.zeros(2, ml_dtypes.bfloat16), ("b",): np.zeros((2, 1), "f4"), ("c",): [0, 0], ("d",): 1.0}
+    wanted: dict[Path, Spec] = {
+        ("a",): Spec(F4, (2,)),
+        ("b",): Spec(F4, (2,)),
+        ("c",): Spec(F4, (2,)),
+        ("d",): Spec(F4, ()),
+    }
+    found: dict[Path, Any] = {
+        ("a",): np.zeros(2, ml_dtypes.bfloat16),
+        ("b",): np.zeros((2, 1), "f4"),
+        ("c",): [0, 0],
+        ("d",): 1.0,
+    }
     with pytest.raises(StateMismatch) as error:
         check(wanted, found, FIT)
     assert str(error.value).splitlines()[1:] == [
@@ -42,8 +54,8 @@ def test_a_name_that_holds_a_slash_is_written_as_paths_are():
 
 
 def test_integers_change_width_only_when_asked_and_only_where_every_value_survives():
-    wanted = {("n",): Spec(np.dtype("int32"), (2,))}
-    found = {("n",): np.array([-5, 2**31 - 1], "int64")}
+    wanted: dict[Path, Spec] = {("n",): Spec(np.dtype("int32"), (2,))}
+    found: dict[Path, Any] = {("n",): np.array([-5, 2**31 - 1], "int64")}
     assert check(wanted, found, LENIENT)[("n",)].dtype == "int32"
     with pytest.raises(StateMismatch, match=r"found int64 \[2\]"):
         check(wanted, found, FIT)

@@ -1,5 +1,7 @@
 """What `modelkeep.frameworks.numpy` promises."""
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -43,7 +45,12 @@ def test_the_old_random_state_keeps_its_spare_gaussian(kind):
 def test_the_state_of_another_generator_is_refused_and_changes_nothing():
     generator = np.random.default_rng(3)
     before = state_of(generator)
-    wrong = [state_of(np.random.MT19937(1)), {"bit_generator": "PCG64"}, 3, {**before, "state": {"state": -1, "inc": 0}}]
+    wrong = [
+        state_of(np.random.MT19937(1)),
+        {"bit_generator": "PCG64"},
+        3,
+        {**before, "state": {"state": -1, "inc": 0}},
+    ]
     for state in wrong:
         with pytest.raises(StateMismatch, match="PCG64"):
             load_into(generator, state)
@@ -52,7 +59,12 @@ def test_the_state_of_another_generator_is_refused_and_changes_nothing():
 
 def test_trees_come_back_in_place_and_share_nothing_with_the_state():
     weights = np.arange(6, dtype=ml_dtypes.bfloat16).reshape(2, 3)
-    tree = {"w": weights.T, "list": [1, 2.5, (np.float32(3), None)], "text": np.array(["a", "bc"]), 7: b"x"}
+    tree: dict[Any, Any] = {
+        "w": weights.T,
+        "list": [1, 2.5, (np.float32(3), None)],
+        "text": np.array(["a", "bc"]),
+        7: b"x",
+    }
     state = state_of(tree)
     weights[:] = 0
     tree["list"][0], tree[7] = 9, b"y"
@@ -67,7 +79,7 @@ def test_trees_come_back_in_place_and_share_nothing_with_the_state():
 
 
 def test_what_differs_is_listed_and_nothing_is_changed():
-    tree = {"a": np.zeros(2), "b": [1, 2], "c": (1, 2), "d": 0, "e": np.zeros(1)}
+    tree: dict[Any, Any] = {"a": np.zeros(2), "b": [1, 2], "c": (1, 2), "d": 0, "e": np.zeros(1)}
     found = {"a": np.zeros(3), "b": [1], "c": (1, 3), "d": np.zeros(1), "f": 1}
     with pytest.raises(StateMismatch) as error:
         load_into(tree, found)

@@ -1,5 +1,6 @@
 """What `modelkeep.frameworks.torch` promises."""
 
+import copy
 import math
 
 import ml_dtypes
@@ -55,7 +56,7 @@ def step(model, optimizer, seed):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 @pytest.mark.parametrize("dtype", SMALL, ids=str)
@@ -113,7 +114,7 @@ def test_loading_writes_through_strides_and_keeps_the_tensor():
 def test_a_captured_state_is_not_changed_by_training_on_nor_the_model_by_the_state():
     model = Tied()
     state = state_of(model)
-    before = through_the_store(state_of(model))
+    before = copy.deepcopy(state_of(model))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
@@ -291,7 +292,8 @@ def test_schedulers_go_on(name):
         optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
         return optimizer, SCHEDULERS[name](optimizer)
 
-    def run(optimizer, scheduler, steps):
+    def rates_of(pair, steps):
+        optimizer, scheduler = pair
         rates = []
         for _ in range(steps):
             optimizer.step()
@@ -300,13 +302,13 @@ def test_schedulers_go_on(name):
         return rates
 
     old = make()
-    run(*old, 3)
+    rates_of(old, 3)
     state = through_the_store(state_of(list(old)))
     new = make()
     load_into(list(new), state)
     assert not differences(state_of(list(new)), state)
     assert [type(value) for value in vars(new[1]).values()] == [type(value) for value in vars(old[1]).values()]
-    assert run(*new, 6) == run(*old, 6)
+    assert rates_of(new, 6) == rates_of(old, 6)
 
 
 def test_a_scheduler_of_another_kind_is_refused():
@@ -360,8 +362,13 @@ def test_one_tree_holds_all_of_a_training_and_loads_all_or_nothing():
         model = Tied()
         optimizer = torch.optim.AdamW(model.parameters())
         return {
-            **{"model": model, "optimizer": optimizer, "schedule": LR.ExponentialLR(optimizer, 0.9)},
-            **{"rng": np.random.default_rng(1), "best": None, "epoch": 0, "history": [[1, 2.5]]},
+            "model": model,
+            "optimizer": optimizer,
+            "schedule": LR.ExponentialLR(optimizer, 0.9),
+            "rng": np.random.default_rng(1),
+            "best": None,
+            "epoch": 0,
+            "history": [[1, 2.5]],
         }
 
     old, new = make(), make()

@@ -19,12 +19,8 @@ class TrainingFailed(AssertionError):
     """A training process ended otherwise than by finishing or by SIGKILL."""
 
 
-def train(case: dict[str, Any], keep: Path, out: Path, *, kill_seed: int | None = None) -> bool:
-    """Run one process of the case. Returns whether it finished; False when it was killed, as asked.
-
-    Raises:
-        TrainingFailed: it ended in another way; with what it printed.
-    """
+def start(case: dict[str, Any], keep: Path, out: Path, *, kill_seed: int | None = None) -> subprocess.Popen[str]:
+    """Begin one process of the case."""
     command = [sys.executable, str(SCRIPT), json.dumps(case), str(keep), str(out)]
     command += [] if kill_seed is None else [str(kill_seed)]
     environment = {
@@ -33,12 +29,22 @@ def train(case: dict[str, Any], keep: Path, out: Path, *, kill_seed: int | None 
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join([str(SOURCE), str(SCRIPT.parent)]),
     }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    if done.returncode == 0:
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def train(case: dict[str, Any], keep: Path, out: Path, *, kill_seed: int | None = None) -> bool:
+    """Run one process of the case. Returns whether it finished; False when it was killed, as asked.
+
+    Raises:
+        TrainingFailed: it ended in another way; with what it printed.
+    """
+    process = start(case, keep, out, kill_seed=kill_seed)
+    printed, _ = process.communicate(timeout=600)
+    if process.returncode == 0:
         return True
-    if done.returncode == -signal.SIGKILL and kill_seed is not None:
+    if process.returncode == -signal.SIGKILL and kill_seed is not None:
         return False
-    raise TrainingFailed(f"exit {done.returncode} of {case}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
+    raise TrainingFailed(f"exit {process.returncode} of {case}\n{printed[-8000:]}")
 
 
 def train_killed(case: dict[str, Any], keep: Path, out: Path, *, kills: int, seed: int) -> list[str]:
@@ -58,13 +64,13 @@ def train_killed(case: dict[str, Any], keep: Path, out: Path, *, kills: int, see
     return log.read_text().split() if log.exists() else []
 
 
-def assert_same_end(first: Path, second: Path) -> None:
-    """History, every variable and what the callbacks hold are equal bit for bit."""
+def assert_same_end(first: Path, second: Path, *, parts: tuple[str, ...] = ("model", "optimizer", "metrics")) -> None:
+    """History, every variable of the parts and what the callbacks hold are equal bit for bit."""
     one, other = (pickle.loads(path.read_bytes()) for path in (first, second))
     assert one["epochs"] == other["epochs"]
     assert _exact(one["history"]) == _exact(other["history"])
     assert _renamed(one["callbacks"], first) == _renamed(other["callbacks"], second)
-    left, right = dict(_arrays(one["state"])), dict(_arrays(other["state"]))
+    left, right = (dict(_arrays({part: each["state"][part] for part in parts})) for each in (one, other))
     assert left.keys() == right.keys()
     differing = [path for path in left if left[path] != right[path]]
     assert not differing, f"{len(differing)} of {len(left)} variables differ: {differing[:10]}"

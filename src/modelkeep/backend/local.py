@@ -62,9 +62,11 @@ class LocalBackend:
         self._folder = Path(os.path.abspath(os.path.expanduser(folder)))
         self._known: set[Path] = set()
         self._warned = False
-        if self._folder.exists() and not self._folder.is_dir():
+        with syscalls.explained("open", self._folder):
+            there, is_folder = self._folder.exists(), self._folder.is_dir()
+        if there and not is_folder:
             raise StorageError(f"{self._folder} is a file, and a keep is a folder; name another path")
-        if not self._folder.exists():
+        if not there:
             if not create:
                 raise NotFound(
                     f"there is no folder {self._folder}; name a keep that is there, or create it with open()"

@@ -52,6 +52,7 @@ def restore(like: Any, tree: Any) -> Any:
     {'step': 3, 'w': Array([1., 1.], dtype=float32)}
     """
     todo = Plan(_FIT)
+    tree = _keyed(tree)
     wanted = dict(_leaves(like))
     made: dict[Path, Any] = {}
     for path, leaf in wanted.items():
@@ -62,7 +63,7 @@ def restore(like: Any, tree: Any) -> Any:
             continue
         _plan(leaf, found, path, todo, made)
     for path, value in leaves(tree).items():
-        if not any(path[:n] in wanted for n in range(len(path) + 1)):
+        if value is not None and not any(path[:n] in wanted for n in range(len(path) + 1)):
             todo.refuse(path, f"not wanted, found {trees.kind_of(value)}")
     todo.carry_out()
     return jtu.tree_unflatten(jtu.tree_structure(like), [made[path] for path in wanted])
@@ -169,10 +170,15 @@ def _is_key(leaf: Any) -> bool:
     return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
+def _keyed(tree: Any) -> Any:
+    # A tree that somebody made by hand may hold the lists and tuples that state_of turns into dicts by position.
+    if isinstance(tree, list | tuple):
+        tree = dict(enumerate(tree))
+    return {key: _keyed(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
+
+
 def _at(tree: Any, path: Path) -> Any:
     for key in path:
-        if isinstance(tree, list | tuple):
-            tree = dict(enumerate(tree))
         if not isinstance(tree, dict):
             raise KeyError(key)
         tree = tree[key]

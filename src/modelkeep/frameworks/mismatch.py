@@ -141,7 +141,7 @@ def check(wanted: Mapping[Path, Spec], found: Mapping[Path, object], fit: Fit) -
     return arrays
 
 
-def leaves(tree: object, path: Path = ()) -> dict[Path, object]:
+def leaves(tree: object, path: Path = ()) -> dict[Path, Any]:
     """Flatten nested dicts (only dicts) into leaves by their path, in order.
 
     >>> leaves({"a": {"b": 1}, "c": {}})
@@ -149,7 +149,7 @@ def leaves(tree: object, path: Path = ()) -> dict[Path, object]:
     """
     if not isinstance(tree, Mapping):
         return {path: tree}
-    found: dict[Path, object] = {}
+    found: dict[Path, Any] = {}
     for key, value in tree.items():
         found.update(leaves(value, (*path, key)))
     return found

@@ -36,11 +36,12 @@ def dtype_of(tensor: torch.Tensor) -> np.dtype[Any]:
     if tensor.dtype in _CARRIED:
         return _CARRIED[tensor.dtype][1]
     try:
-        return np.dtype(torch.empty(0, dtype=tensor.dtype).numpy().dtype)
+        dtype: np.dtype[Any] = torch.empty(0, dtype=tensor.dtype).numpy().dtype
     except (TypeError, RuntimeError) as error:
         raise UnsupportedState(
             f"a torch tensor of dtype {tensor.dtype} has no numpy dtype of the same bits; convert it first"
         ) from error
+    return dtype
 
 
 def check_dense(tensor: torch.Tensor) -> None:

@@ -75,7 +75,7 @@ def kind_of(value: object) -> str:
     if isinstance(value, np.ndarray | np.generic):
         return described(value)
     name = type(value).__name__
-    return f"a {name}" if isinstance(value, Mapping | list | tuple) else f"a value of type {name}"
+    return f"a value of type {name}" if type(value) in VALUES else f"a {name}"
 
 
 def _plan_dict(obj: Mapping[Any, Any], tree: object, plan_leaf: PlanLeaf, todo: Plan, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import ml_dtypes
@@ -84,9 +85,13 @@ def logical_name(array: NDArray[Any]) -> str:
     >>> logical_name(np.zeros(2, ">f4")), logical_name(np.array(["ab"])), logical_name(np.array([b"x"], object))
     ('float32', '<U2', 'bytes')
     """
-    dtype = array.dtype
-    if dtype.kind == "O":
+    if array.dtype.kind == "O":
         return "bytes" if array.size and isinstance(array.flat[0], bytes) else "str"
+    return _name_of(array.dtype)
+
+
+@lru_cache(maxsize=256)  # numpy composes the name anew each time
+def _name_of(dtype: np.dtype[Any]) -> str:
     if dtype.kind in "US" and dtype.itemsize:
         return dtype.newbyteorder("<").str
     if dtype.kind in "mM" or dtype.name in _STORED:
@@ -94,6 +99,7 @@ def logical_name(array: NDArray[Any]) -> str:
     raise UnsupportedState(f"dtype {dtype} cannot be kept bit for bit")
 
 
+@lru_cache(maxsize=256)
 def storage(name: str) -> Storage:
     """How values of the logical dtype ``name`` are stored.
 

@@ -1,9 +1,10 @@
 """A state from the storage: every byte is read once, into its place, and compared with its digest."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from modelkeep.values import Digest
 
 _READERS = 2
 """Threads: while one waits for the storage the other hashes."""
+
+_BATCH = 4 << 20
+"""Bytes of small pieces that one thread reads before it asks for more to do."""
 
 _AT_ONCE = 64 << 10
 """Bytes read of a shard's beginning before the length of its header is known."""
@@ -73,6 +77,20 @@ class _Job:
     targets: list[tuple[str, memoryview]]
 
 
+def _batches(jobs: Iterable[_Job]) -> Iterator[list[_Job]]:
+    """Jobs in their order, small ones together."""
+    batch: list[_Job] = []
+    nbytes = 0
+    for job in jobs:
+        batch.append(job)
+        nbytes += job.targets[0][1].nbytes
+        if nbytes >= _BATCH:
+            yield batch
+            batch, nbytes = [], 0
+    if batch:
+        yield batch
+
+
 class _Reader:
     """Reads tensors of one snapshot and collects what is damaged."""
 
@@ -95,10 +113,9 @@ class _Reader:
                 self._snapshot.grid(path).nbytes if text else spec.shape, np.uint8 if text else numpy_dtype(spec.dtype)
             )
         with ThreadPoolExecutor(_READERS, "modelkeep-read") as pool:
-            for job, cause in pool.map(self._read, self._jobs(arrays)):
-                if cause is not None:
-                    self._damaged.update((path, job.key) for path, _ in job.targets)
-                    self._causes.setdefault(job.key, cause)
+            for job, cause in chain.from_iterable(pool.map(self._read, _batches(self._jobs(arrays)))):
+                self._damaged.update((path, job.key) for path, _ in job.targets)
+                self._causes.setdefault(job.key, cause)
         return {path: self._decoded(path, array) for path, array in arrays.items() if path not in self._damaged}
 
     def raise_damage(self) -> None:
@@ -147,18 +164,21 @@ class _Reader:
                 job.targets.append((path, data[first:past]))
         return sorted(jobs.values(), key=lambda job: (job.key, job.offset))
 
-    def _read(self, job: _Job) -> tuple[_Job, str | None]:
-        """Read one piece into its place; what is wrong with it, or None."""
-        target = job.targets[0][1]
-        try:
-            self._backend.read_into(job.key, job.offset, target)
-        except (Damaged, NotFound) as error:
-            return job, str(error)
-        if digest(target) != job.piece:
-            return job, f"the {len(target)} bytes from byte {job.offset} on have another digest"
-        for _, other in job.targets[1:]:
-            other[:] = target
-        return job, None
+    def _read(self, jobs: Sequence[_Job]) -> list[tuple[_Job, str]]:
+        """Read pieces into their places; those that are damaged, with what is wrong with them."""
+        bad: list[tuple[_Job, str]] = []
+        for job in jobs:
+            target = job.targets[0][1]
+            try:
+                self._backend.read_into(job.key, job.offset, target)
+            except (Damaged, NotFound) as error:
+                bad.append((job, str(error)))
+                continue
+            if digest(target) != job.piece:
+                bad.append((job, f"the {len(target)} bytes from byte {job.offset} on have another digest"))
+            for _, other in job.targets[1:]:
+                other[:] = target
+        return bad
 
     def _decoded(self, path: str, array: NDArray[Any]) -> NDArray[Any]:
         spec = self._snapshot.tensors[path]

@@ -60,8 +60,8 @@ def to_drop(checkpoints: Sequence[Checkpoint], policy: Retain) -> list[int]:
     if policy.every_steps is not None:
         first_of: dict[int, int] = {}
         for one in live:
-            first_of.setdefault(-(-one.step // policy.every_steps), one.number)
-        kept |= set(first_of.values())
+            first_of.setdefault(one.step // policy.every_steps, one.number)
+        kept |= {number for multiple, number in first_of.items() if multiple}
     if policy.best is not None:
         kept |= {one.number for one in best_of(live, policy.best)}
     return [one.number for one in live if one.number not in kept]

@@ -4,17 +4,21 @@ Objects are only ever created. A checkpoint's number is one more than the newest
 created if absent, of two writers that believe they own the run one loses, and is told so (`Fenced`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from modelkeep.backend import Backend
-from modelkeep.errors import AlreadyExists, Damaged, Fenced, UsageError
+from modelkeep.errors import AlreadyExists, Damaged, Fenced, NotFound, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.snapshot.canonical import seal, unseal
 from modelkeep.state.leaves import decode, encode
 from modelkeep.store.numbering import newest_first, number_of, oldest_first
 from modelkeep.values import Json, SnapshotId, check_name
+
+_SNAPSHOT_ID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class RunRecord:
     backend: Backend
     name: str
     _segments: int = field(default=0, init=False)
+    _tombstones: dict[str, frozenset[int]] = field(default_factory=dict, init=False, repr=False)
+    """What each tombstone says, by key: they never change, and a long run has thousands."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -93,7 +99,7 @@ class RunRecord:
 
     def exists(self) -> bool:
         """Whether the run was ever started."""
-        return next(iter(self._names("attempts")), None) is not None
+        return next(self._numbers("attempts"), None) is not None
 
     # Attempts
 
@@ -120,8 +126,11 @@ class RunRecord:
         return attempt
 
     def _attempt(self, number: int) -> Attempt:
-        document = self._read(self._attempt_key(number))
-        return Attempt(number, _float(document["time"]), _mapping(document["info"]))
+        key = self._attempt_key(number)
+        document = self._read(key)
+        with _making_sense(key, "the start of an attempt"):
+            _must_be(number, document["number"])
+            return Attempt(number, _float(document["time"]), _mapping(document["info"]))
 
     # Metrics
 
@@ -161,18 +170,12 @@ class RunRecord:
 
     def _rows_of(self, attempt: Attempt, bound: int | None) -> Iterator[MetricRow]:
         for entry in self.backend.list(f"{self._folder(attempt.number)}/metrics"):
-            rows = self._read(entry.key)["rows"]
-            assert isinstance(rows, list)
-            for row in map(_mapping, rows):
-                step = _int(row["step"])
-                yield MetricRow(
-                    attempt=attempt.number,
-                    step=step,
-                    epoch=_int(row["epoch"]),
-                    time=_float(row["time"]),
-                    values=_decoded(row["values"]),
-                    superseded=bound is not None and step > bound,
-                )
+            if number_of(entry.key.rpartition("/")[2].removesuffix(".json")) is None:
+                continue
+            document = self._read(entry.key)
+            with _making_sense(entry.key, "a segment of metrics"):
+                rows = [_row_of(_mapping(row), attempt.number, bound) for row in _list(document["rows"])]
+            yield from rows
 
     # Checkpoints
 
@@ -218,23 +221,27 @@ class RunRecord:
         """The checkpoints, newest first; with ``dropped=True`` also those whose snapshots are gone. Raises Damaged."""
         return list(self.iterate_checkpoints(dropped=dropped))
 
-    def iterate_checkpoints(self, *, dropped: bool = False, on_damage: Any = None) -> Iterator[Checkpoint]:
+    def iterate_checkpoints(
+        self, *, dropped: bool = False, on_damage: Callable[[str, Exception], object] | None = None
+    ) -> Iterator[Checkpoint]:
         """Yield the checkpoints newest first, reading each as it is asked for.
 
         ``on_damage(key, error)`` is told of a record that cannot be read, which is then left out; without it the
-        error is raised.
+        error is raised. What a damaged tombstone dropped is unknown, and comes as if it were there.
         """
-        gone = self.dropped()
+        gone = self._dropped(on_damage)
         for number in sorted(self._numbers("checkpoints"), reverse=True):
             if number in gone and not dropped:
                 continue
             key = self._checkpoint_key(number)
             try:
-                yield _checkpoint_of(self._read(key), key, dropped=number in gone)
+                checkpoint = self._checkpoint(number, dropped=number in gone)
             except Damaged as error:
                 if on_damage is None:
                     raise
                 on_damage(key, error)
+            else:
+                yield checkpoint
 
     def drop(self, numbers: Sequence[int]) -> None:
         """Let checkpoints go; their records and numbers stay. Durable on return.
@@ -252,12 +259,33 @@ class RunRecord:
 
     def dropped(self) -> set[int]:
         """The numbers of the checkpoints that were let go. Raises Damaged."""
+        return self._dropped(None)
+
+    def _dropped(self, on_damage: Callable[[str, Exception], object] | None) -> set[int]:
         gone: set[int] = set()
-        for entry in self.backend.list(f"{self.prefix}/dropped"):
-            numbers = self._read(entry.key)["numbers"]
-            assert isinstance(numbers, list)
-            gone |= {_int(number) for number in numbers}
+        for number in self._numbers("dropped"):
+            key = f"{self.prefix}/dropped/{newest_first(number)}.json"
+            try:
+                gone |= self._tombstone(key)
+            except Damaged as error:
+                if on_damage is None:
+                    raise
+                on_damage(key, error)
         return gone
+
+    def _tombstone(self, key: str) -> frozenset[int]:
+        if key not in self._tombstones:
+            document = self._read(key)
+            with _making_sense(key, "a list of dropped checkpoints"):
+                self._tombstones[key] = frozenset(_int(number) for number in _list(document["numbers"]))
+        return self._tombstones[key]
+
+    def _checkpoint(self, number: int, *, dropped: bool) -> Checkpoint:
+        key = self._checkpoint_key(number)
+        document = self._read(key)
+        with _making_sense(key, "the record of a checkpoint"):
+            _must_be(number, document["number"])
+            return _checkpoint_of(document, dropped=dropped)
 
     # The end
 
@@ -270,21 +298,27 @@ class RunRecord:
 
     def finished(self) -> Json | None:
         """The summary of the last `finish`; None when there was none, or a later checkpoint goes on. Raises Damaged."""
-        name = next(iter(self._names("finished")), None)
-        if name is None:
+        number = max(self._numbers("finished"), default=0)
+        if not number:
             return None
-        document = self._read(f"{self.prefix}/finished/{name}")
+        key = f"{self.prefix}/finished/{newest_first(number)}.json"
+        document = self._read(key)
         newest = max(self._numbers("checkpoints"), default=0)
-        return document["summary"] if document["checkpoint"] == newest else None
+        with _making_sense(key, "the mark of a run's end"):
+            return document["summary"] if _int(document["checkpoint"]) == newest else None
 
     # How it lies in the keep
 
     def _must_be_newest(self, attempt: Attempt) -> None:
-        newest = max(self._numbers("attempts"), default=0)
-        if newest > attempt.number:
-            raise Fenced(
-                f"run {self.name}: attempt {newest} has begun since attempt {attempt.number}; the newer owns the run"
-            )
+        """Attempts are numbered without gaps, so that one look tells; a listing would walk all metrics too."""
+        newer = attempt.number + 1
+        try:
+            self.backend.size(self._attempt_key(newer))
+        except NotFound:
+            return
+        raise Fenced(
+            f"run {self.name}: attempt {newer} has begun since attempt {attempt.number}; the newer owns the run"
+        )
 
     def _folder(self, attempt: int) -> str:
         return f"{self.prefix}/attempts/{newest_first(attempt)}"
@@ -295,19 +329,14 @@ class RunRecord:
     def _checkpoint_key(self, number: int) -> str:
         return f"{self.prefix}/checkpoints/{newest_first(number)}.json"
 
-    def _names(self, kind: str) -> Iterator[str]:
-        """Names below ``kind``, newest first; folders of attempts count once, by their ``start.json``."""
-        prefix = f"{self.prefix}/{kind}"
-        for entry in self.backend.list(prefix):
-            name = entry.key.removeprefix(f"{prefix}/")
-            if kind != "attempts" or name.endswith("/start.json"):
-                yield name
-
     def _numbers(self, kind: str) -> Iterator[int]:
-        for name in self._names(kind):
-            number = number_of(name.split("/")[0].removesuffix(".json"))
-            if number is not None:
-                yield number
+        """The numbers of the objects of ``kind``, newest first; other files are passed over."""
+        prefix, suffix = f"{self.prefix}/{kind}/", "/start.json" if kind == "attempts" else ".json"
+        for entry in self.backend.list(prefix[:-1]):
+            if entry.key.endswith(suffix):
+                number = number_of(entry.key.removeprefix(prefix).removesuffix(suffix))
+                if number is not None:
+                    yield number
 
     def _read(self, key: str) -> dict[str, Json]:
         return unseal(self.backend.read(key), key)
@@ -316,7 +345,20 @@ class RunRecord:
 def _resumed_step(attempt: Attempt) -> int:
     """The step from which an attempt went on; the run's beginning where it found no checkpoint."""
     resumed = attempt.info.get("resumed_from")
-    return _int(_mapping(resumed)["step"]) if resumed is not None else -1
+    step = resumed.get("step") if isinstance(resumed, Mapping) else None
+    return step if isinstance(step, int) else -1
+
+
+def _row_of(row: Mapping[str, Json], attempt: int, bound: int | None) -> MetricRow:
+    step = _int(row["step"])
+    return MetricRow(
+        attempt=attempt,
+        step=step,
+        epoch=_int(row["epoch"]),
+        time=_float(row["time"]),
+        values=_decoded(row["values"]),
+        superseded=bound is not None and step > bound,
+    )
 
 
 def _checkpoint_json(checkpoint: Checkpoint) -> dict[str, Json]:
@@ -333,22 +375,23 @@ def _checkpoint_json(checkpoint: Checkpoint) -> dict[str, Json]:
     }
 
 
-def _checkpoint_of(document: Mapping[str, Json], key: str, *, dropped: bool) -> Checkpoint:
-    try:
-        return Checkpoint(
-            number=_int(document["number"]),
-            snapshot_id=SnapshotId(str(document["snapshot"])),
-            step=_int(document["step"]),
-            epoch=_int(document["epoch"]),
-            metrics=_decoded(document["metrics"]),
-            time=_float(document["time"]),
-            attempt=_int(document["attempt"]),
-            reason=str(document["reason"]),
-            exact=bool(document["exact"]),
-            dropped=dropped,
-        )
-    except (KeyError, AssertionError) as error:
-        raise Damaged(f"{key} is not the record of a checkpoint: {error}", key) from None
+def _checkpoint_of(document: Mapping[str, Json], *, dropped: bool) -> Checkpoint:
+    snapshot = document["snapshot"]
+    # The id becomes part of a key, so nothing but our own form may pass.
+    if not isinstance(snapshot, str) or not _SNAPSHOT_ID.fullmatch(snapshot):
+        raise TypeError("its snapshot is no snapshot id")
+    return Checkpoint(
+        number=_int(document["number"]),
+        snapshot_id=SnapshotId(snapshot),
+        step=_int(document["step"]),
+        epoch=_int(document["epoch"]),
+        metrics=_decoded(document["metrics"]),
+        time=_float(document["time"]),
+        attempt=_int(document["attempt"]),
+        reason=str(document["reason"]),
+        exact=document["exact"] is True,
+        dropped=dropped,
+    )
 
 
 def _encoded(values: Mapping[str, float]) -> dict[str, Json]:
@@ -362,16 +405,41 @@ def _decoded(values: Json) -> dict[str, float]:
     }
 
 
+@contextmanager
+def _making_sense(key: str, what: str) -> Iterator[None]:
+    """Turn what a sealed object lacks into `Damaged`: its digest proves who wrote it, not that it belongs here."""
+    try:
+        yield
+    except KeyError as error:
+        raise Damaged(f"{key} is not {what}: it has no field {error}; restore it from a copy", key) from None
+    except TypeError as error:
+        raise Damaged(f"{key} is not {what}: {error}; restore it from a copy", key) from None
+
+
+def _must_be(number: int, found: Json) -> None:
+    if found != number:
+        raise TypeError(f"its number is {found!r:.40}, and its name says {number}")
+
+
 def _mapping(value: Json) -> Mapping[str, Json]:
-    assert isinstance(value, Mapping), "an object was expected"
+    if not isinstance(value, Mapping):
+        raise TypeError(f"an object was expected, not {value!r:.40}")
+    return value
+
+
+def _list(value: Json) -> list[Json]:
+    if not isinstance(value, list):
+        raise TypeError(f"a list was expected, not {value!r:.40}")
     return value
 
 
 def _int(value: Json) -> int:
-    assert isinstance(value, int), "a whole number was expected"
+    if type(value) is not int:
+        raise TypeError(f"a whole number was expected, not {value!r:.40}")
     return value
 
 
 def _float(value: object) -> float:
-    assert isinstance(value, int | float), "a number was expected"
+    if type(value) is not int and type(value) is not float:
+        raise TypeError(f"a number was expected, not {value!r:.40}")
     return float(value)

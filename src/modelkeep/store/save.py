@@ -37,6 +37,10 @@ SHARD_BYTES = 4 << 30
 _AHEAD = 4
 """Pieces that are hashed and wait to be written."""
 
+_SMALL = 64 << 10
+_TOGETHER = 1 << 20
+"""Pieces of at most `_SMALL` bytes are copied together until they are so many, and written at once."""
+
 _FAR = 1 << 40
 """An offset as long as offsets get, for reserving a header's room."""
 
@@ -235,17 +239,24 @@ class _Pipe:
     def __init__(self, writer: ObjectWriter) -> None:
         self._writer = writer
         self._queue: queue.Queue[memoryview | None] = queue.Queue(_AHEAD)
+        self._small = bytearray()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="modelkeep-pieces", daemon=True)
         self._thread.start()
 
     def put(self, data: memoryview) -> None:
         """Hand data over; waits while too many pieces are ahead. Raises what went wrong in writing."""
-        self._raise_error()
-        self._queue.put(data)
+        if data.nbytes <= _SMALL:
+            self._small += data
+            if len(self._small) < _TOGETHER:
+                return
+        self._flush()
+        if data.nbytes > _SMALL:
+            self._put(data)
 
     def close(self) -> None:
         """Return when all is written. Raises what went wrong in writing."""
+        self._flush()
         self.stop()
         self._raise_error()
 
@@ -254,6 +265,15 @@ class _Pipe:
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
+
+    def _flush(self) -> None:
+        if self._small:
+            together, self._small = self._small, bytearray()
+            self._put(memoryview(together))
+
+    def _put(self, data: memoryview) -> None:
+        self._raise_error()
+        self._queue.put(data)
 
     def _raise_error(self) -> None:
         if self._error is not None:

@@ -102,8 +102,8 @@ class Store:
                 return snapshot
             if snapshot is not written:
                 raise Conflict(
-                    f"snapshot {snapshot.short} of this very state and metadata is there, but shard {min(gone)} of it is "
-                    "being collected, or gone; save with other metadata, or run `modelkeep verify`"
+                    f"snapshot {snapshot.short} of this state and metadata is there, but shard {min(gone)} is being "
+                    "collected, or gone; save with other metadata, or run `modelkeep verify`"
                 )
             avoid |= gone
             self.delete_snapshot(snapshot.id)
@@ -185,7 +185,7 @@ class Store:
         return {shard for snapshot_id in present for shard in self.shards_of(snapshot_id)}
 
     def _commit(self, snapshot: Snapshot, new: AbstractSet[str]) -> Snapshot:
-        """Make the record durable; ``new``: the shards written for it. Returns another one when it was there already."""
+        """Make the record durable; ``new``: its new shards. Returns another one when it was there already."""
         try:
             self.backend.create(layout.snapshot_key(snapshot.id), snapshot.to_json())
         except AlreadyExists:

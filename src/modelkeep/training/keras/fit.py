@@ -259,7 +259,7 @@ def _finish(loop: Loop, run: Run) -> None:
 
 def _is_finished(run: Run, epochs: int) -> bool:
     """Whether nothing is left to do; a final checkpoint that is damaged is made again from the one before."""
-    finished = run.finished
+    finished: Any = run.finished
     if finished is None or run.resumed is None or run.resumed[0].reason != "final":
         return False
     return bool(finished["stopped"] or finished["epochs"] >= epochs)
@@ -267,11 +267,11 @@ def _is_finished(run: Run, epochs: int) -> bool:
 
 def _finished_history(model: keras.Model, run: Run) -> History:
     """The history of a finished run; its final weights are put into the model."""
+    finished: Any = run.finished
     assert run.resumed is not None
-    assert run.finished is not None
     keras_door.load_into(model, final_variables(run.resumed[1]))
     history = History()
     history.set_model(model)
-    history.history, history.epoch = dict(run.finished["history"]), list(run.finished["epoch"])
+    history.history, history.epoch = dict(finished["history"]), list(finished["epoch"])
     model.history = history
     return history

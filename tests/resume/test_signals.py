@@ -1,0 +1,73 @@
+"""SIGTERM and Ctrl-C finish the step, save, and leave; the same command goes on to the same bits."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import assert_same_end, start, train
+
+CASE = {"backend": "jax", "data": "arrays", "every": {"epochs": 1}, "fit": {"epochs": 40}, "callbacks": "files"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    train(CASE, folder / "keep", folder / "whole")
+    return folder / "whole"
+
+
+def signal_when_training(case: dict[str, Any], folder: Path, *signals: int) -> subprocess.Popen[str]:
+    """Start, wait for the second checkpoint, and send the signals one after the other."""
+    process = start(case, folder / "keep", folder / "out")
+    checkpoints = folder / "keep" / "runs" / "case" / "checkpoints"
+    while process.poll() is None and len(list(checkpoints.glob("*.json"))) < 2:
+        time.sleep(0.01)
+    for number in signals:
+        process.send_signal(number)
+    return process
+
+
+def newest(folder: Path) -> Any:
+    import modelkeep as mk
+
+    return mk.open(folder / "keep").store.run("case").checkpoints()[0]
+
+
+def test_sigterm_saves_inside_the_epoch_and_exits_with_75(whole: Path, tmp_path: Path) -> None:
+    process = signal_when_training(CASE, tmp_path, signal.SIGTERM)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 75, printed
+    assert newest(tmp_path).reason == "signal"
+    train(CASE, tmp_path / "keep", tmp_path / "out")
+    assert_same_end(whole, tmp_path / "out")
+
+
+def test_ctrl_c_saves_and_raises_keyboard_interrupt(whole: Path, tmp_path: Path) -> None:
+    process = signal_when_training(CASE, tmp_path, signal.SIGINT)
+    printed, _ = process.communicate(timeout=300)
+    assert "KeyboardInterrupt" in printed
+    assert newest(tmp_path).reason == "signal"
+    train(CASE, tmp_path / "keep", tmp_path / "out")
+    assert_same_end(whole, tmp_path / "out")
+
+
+def test_a_second_ctrl_c_ends_at_once_and_harms_nothing(whole: Path, tmp_path: Path) -> None:
+    process = signal_when_training(CASE, tmp_path, signal.SIGINT, signal.SIGINT)
+    process.communicate(timeout=300)
+    assert process.returncode != 0
+    train(CASE, tmp_path / "keep", tmp_path / "out")
+    assert_same_end(whole, tmp_path / "out")
+
+
+def test_another_process_on_the_same_run_is_refused_by_name(tmp_path: Path) -> None:
+    process = signal_when_training(CASE, tmp_path)
+    second = start(CASE, tmp_path / "keep", tmp_path / "second")
+    printed, _ = second.communicate(timeout=300)
+    assert second.returncode == 1
+    assert "RunLocked" in printed
+    assert str(process.pid) in printed
+    process.kill()
+    process.communicate()

@@ -1,0 +1,250 @@
+import math
+import re
+
+import numpy as np
+import pytest
+
+from modelkeep.errors import Damaged, InvalidRef, NotFound, UsageError
+from modelkeep.store import find_checkpoint, newest_good
+from modelkeep.values import Ref
+
+LOSSES = {1: 0.5, 2: 0.2, 3: math.nan, 4: 0.9, 5: 0.3}
+
+
+@pytest.fixture
+def run(store):
+    """Checkpoints at steps 10 to 50, epochs 1 to 5; the loss is best at 20, and is NaN at 30."""
+    return trained(store, "cnn")
+
+
+@pytest.fixture
+def local_run(local_store):
+    return trained(local_store, "cnn")
+
+
+def trained(store, name, losses=LOSSES):
+    run = store.run(name)
+    attempt = run.start_attempt({})
+    for number, loss in losses.items():
+        commit(store, run, attempt, 10 * number, number, loss=loss)
+    return run
+
+
+def commit(store, run, attempt, step, epoch, **metrics):
+    tree = {"step": step, "w": np.full(100, step, "f4")}
+    snapshot = store.save(tree, meta={"kind": "checkpoint", "run": run.name, "step": step, "epoch": epoch})
+    return run.commit_checkpoint(attempt, snapshot, step=step, epoch=epoch, metrics=metrics)
+
+
+def step_of(store, ref):
+    return store.load(store.resolve(ref))["step"]
+
+
+def damage(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+# REFs of runs
+
+
+@pytest.mark.parametrize(
+    ("ref", "step"),
+    [
+        ("run:cnn@last", 50),
+        ("run:cnn", 50),
+        ("cnn", 50),
+        ("cnn@last", 50),
+        ("run:cnn@30", 30),
+        ("cnn@30", 30),
+        ("run:cnn@epoch:2", 20),
+        ("run:cnn@best:loss", 20),
+        (Ref("run", "cnn", "best:loss:min"), 20),
+        (Ref("run", "cnn", "best:loss:max"), 40),
+        (Ref("run", "cnn", "last"), 50),
+    ],
+)
+def test_a_ref_names_the_checkpoint_that_it_says(store, run, ref, step):
+    assert step_of(store, ref) == step
+
+
+def test_a_step_that_was_computed_twice_means_the_newer(store, run):
+    attempt = run.start_attempt({"resumed_from": {"checkpoint": 2, "step": 20}})
+    again = commit(store, run, attempt, 30, 3, loss=0.25)
+    assert find_checkpoint(store, Ref.parse("cnn@30")).number == again.number
+    assert find_checkpoint(store, Ref.parse("cnn@epoch:3")).number == again.number
+
+
+def test_a_metric_that_is_better_when_larger_is_taken_so(store):
+    run = store.run("cnn")
+    attempt = run.start_attempt({})
+    for step, accuracy in [(10, 0.1), (20, 0.9), (30, 0.4)]:
+        commit(store, run, attempt, step, 0, val_accuracy=accuracy)
+    assert step_of(store, "cnn@best:val_accuracy") == 20
+
+
+def test_dropped_checkpoints_are_not_found(store, run):
+    run.drop([2, 3])
+    assert step_of(store, "cnn@best:loss") == 50
+    with pytest.raises(NotFound, match=r"cnn@30: .*step 50"):
+        store.resolve("cnn@30")
+
+
+def test_last_passes_over_a_record_that_cannot_be_read_and_says_so(local_store, local_run, tmp_path):
+    damage(tmp_path / "keep" / "runs" / "cnn" / "checkpoints" / "9999999994.json")
+    with pytest.warns(RuntimeWarning, match="9999999994"):
+        assert step_of(local_store, "cnn@last") == 40
+
+
+# What is not there
+
+
+def test_a_run_that_is_not_there_is_answered_with_the_closest_names(store):
+    for name in ("cnn-small", "cnn-large", "resnet"):
+        trained(store, name, {1: 0.5})
+    with pytest.raises(NotFound, match=r"there is no run cnn-smal .*there is cnn-small"):
+        store.resolve("run:cnn-smal")
+
+
+def test_an_empty_keep_says_that_there_is_nothing(store):
+    with pytest.raises(NotFound, match="nothing yet"):
+        store.resolve("run:cnn@last")
+
+
+def test_a_run_without_checkpoints_says_so(store):
+    store.run("cnn").start_attempt({})
+    for ref in ("cnn@last", "cnn@30", "cnn@epoch:1"):
+        with pytest.raises(NotFound, match="nothing yet"):
+            store.resolve(ref)
+
+
+def test_a_step_that_is_not_there_is_answered_with_those_that_are_up_to_eight(store):
+    trained(store, "cnn", dict.fromkeys(range(1, 13), 0.5))
+    with pytest.raises(NotFound) as caught:
+        store.resolve("run:cnn@35")
+    assert len(re.findall(r"step \d+", str(caught.value))) == 8
+    assert "4 more" in str(caught.value)
+
+
+def test_a_metric_that_is_not_there_is_answered_with_those_that_are(store, run):
+    with pytest.raises(NotFound, match=r"no metric los; its checkpoints have loss"):
+        store.resolve("cnn@best:los")
+
+
+def test_a_metric_that_is_nan_everywhere_is_never_best(store):
+    trained(store, "cnn", {1: math.nan, 2: math.nan})
+    with pytest.raises(NotFound, match="cnn"):
+        store.resolve("cnn@best:loss")
+
+
+def test_a_best_that_is_neither_min_nor_max_is_refused(store, run):
+    with pytest.raises((UsageError, NotFound), match="least"):
+        find_checkpoint(store, Ref("run", "cnn", "best:loss:least"))
+
+
+def test_a_ref_that_does_not_parse_is_refused(store):
+    with pytest.raises(InvalidRef):
+        store.resolve("run:cnn@best")
+
+
+def test_a_model_is_answered_with_the_runs(store, run):
+    with pytest.raises(NotFound, match="cnn"):
+        store.resolve("model:cnn@champion")
+
+
+# Snapshots
+
+
+def test_a_snapshot_is_named_by_its_id_or_a_prefix_of_it(store, run):
+    snapshot = store.resolve("cnn@30")
+    assert store.resolve(snapshot.id) == snapshot
+    assert store.resolve(snapshot.id[:8]) == snapshot
+    assert store.resolve(f"snapshot:{snapshot.id[:20]}") == snapshot
+
+
+def test_a_prefix_of_no_snapshot_is_not_found(store, run):
+    with pytest.raises(NotFound, match="00000000"):
+        store.resolve("00000000")
+    with pytest.raises(NotFound, match="0" * 64):
+        store.resolve("0" * 64)
+
+
+def test_a_prefix_of_two_snapshots_is_refused_with_both(local_store, local_run, tmp_path):
+    snapshot = local_store.resolve("cnn@30")
+    twin = snapshot.id[:10] + ("0" if snapshot.id[10] != "0" else "1") + snapshot.id[11:]
+    local_store.backend.create(f"snapshots/{twin[:2]}/{twin}.json", b"x")
+    with pytest.raises(UsageError, match="2 snapshots") as caught:
+        local_store.resolve(snapshot.id[:10])
+    assert snapshot.id in str(caught.value)
+    assert twin in str(caught.value)
+    assert local_store.resolve(snapshot.id[:11]) == snapshot
+
+
+# The newest that is good
+
+
+def told(store, run):
+    """What `newest_good` returns, and the names of the damaged ones that it tells of."""
+    found: list[str] = []
+    return newest_good(store, run, lambda what, error: found.append(f"{what}: {error}")), found
+
+
+def test_the_newest_checkpoint_is_read_whole(store, run):
+    good, damaged = told(store, run)
+    assert good is not None
+    checkpoint, snapshot, tree = good
+    assert (checkpoint.number, checkpoint.step, tree["step"]) == (5, 50, 50)
+    assert snapshot.id == checkpoint.snapshot_id
+    assert damaged == []
+
+
+def test_a_run_without_checkpoints_has_no_good_one(store):
+    assert told(store, store.run("cnn")) == (None, [])
+
+
+@pytest.mark.parametrize("kind", ["shard", "record", "checkpoint"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(local_store, local_run, tmp_path, kind):
+    for checkpoint in local_run.checkpoints()[:2]:
+        damage(file_of(local_store, tmp_path / "keep", checkpoint, kind))
+    good, damaged = told(local_store, local_run)
+    assert good is not None
+    assert good[0].number == 3
+    assert good[2]["step"] == 30
+    assert len(damaged) == 2
+
+
+@pytest.mark.parametrize("kind", ["shard", "record"])
+def test_a_checkpoint_whose_files_are_gone_is_told_and_the_one_before_is_taken(local_store, local_run, tmp_path, kind):
+    file_of(local_store, tmp_path / "keep", local_run.checkpoints()[0], kind).unlink()
+    good, damaged = told(local_store, local_run)
+    assert good is not None
+    assert good[0].number == 4
+    assert len(damaged) == 1
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_not_begun_anew(local_store, local_run, tmp_path):
+    for checkpoint in local_run.checkpoints():
+        damage(file_of(local_store, tmp_path / "keep", checkpoint, "shard"))
+    with pytest.raises(Damaged, match="cnn"):
+        told(local_store, local_run)
+
+
+def test_a_damaged_tombstone_does_not_stand_in_the_way(local_store, local_run, tmp_path):
+    local_run.drop([1, 2])
+    damage(tmp_path / "keep" / "runs" / "cnn" / "dropped" / "9999999998.json")
+    run = type(local_run)(local_store.backend, "cnn")
+    good, damaged = told(local_store, run)
+    assert good is not None
+    assert good[0].number == 5
+    assert "dropped/9999999998" in damaged[0]
+
+
+def file_of(store, keep, checkpoint, kind):
+    if kind == "checkpoint":
+        return keep / "runs" / "cnn" / "checkpoints" / f"{9_999_999_999 - checkpoint.number}.json"
+    if kind == "record":
+        return keep / "snapshots" / checkpoint.snapshot_id[:2] / f"{checkpoint.snapshot_id}.json"
+    (shard,) = store.snapshot(checkpoint.snapshot_id).shards
+    return keep / "shards" / shard[:2] / f"{shard}.safetensors"

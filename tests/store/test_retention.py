@@ -1,0 +1,504 @@
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelkeep.backend import LocalBackend, MemoryBackend
+from modelkeep.snapshot.canonical import seal
+from modelkeep.state import differences
+from modelkeep.store import Best, Checkpoint, Retain, RunRecord, Store, clear_leftovers, free, layout, to_drop
+from modelkeep.store.retention import collect, condemned
+from modelkeep.values import SnapshotId
+
+
+def checkpoint(number, step=None, dropped=False, **metrics):
+    step = 10 * number if step is None else step
+    return Checkpoint(number, SnapshotId(""), step, 0, metrics, 0.0, 1, "policy", True, dropped)
+
+
+def kept(checkpoints, policy):
+    gone = to_drop(checkpoints, policy)
+    return [one.number for one in checkpoints if one.number not in gone and not one.dropped]
+
+
+# Which stay
+
+
+def test_by_default_the_last_three_stay():
+    assert kept([checkpoint(n) for n in range(1, 7)], Retain()) == [4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("steps", "stays"),
+    [
+        ([0, 10, 20, 30, 40, 50], [0, 20, 40, 50]),
+        ([10, 20, 30, 40, 50], [10, 20, 40, 50]),  # 10 is the first at or after 0
+        ([0, 15, 25, 30, 45, 70], [0, 25, 45, 70]),
+        ([0, 19, 21, 79, 81], [0, 21, 79, 81]),  # 79 is the first at or after 60
+        ([0, 20, 20, 40], [0, 20, 40]),
+    ],
+)
+def test_every_keeps_the_first_checkpoint_at_or_after_each_multiple(steps, stays):
+    made = [checkpoint(number, step) for number, step in enumerate(steps, 1)]
+    gone = to_drop(made, Retain(last=1, every_steps=20))
+    assert [one.step for one in made if one.number not in gone] == stays
+
+
+def test_the_best_stay_in_both_directions():
+    made = [checkpoint(n, loss=loss) for n, loss in enumerate([0.5, 0.1, 0.9, 0.2, 0.3], 1)]
+    assert kept(made, Retain(last=1, best=Best("loss"))) == [2, 5]
+    assert kept(made, Retain(last=1, best=Best("loss", "max"))) == [3, 5]
+    assert kept(made, Retain(last=1, best=Best("loss", keep=3))) == [2, 4, 5]
+
+
+def test_nan_and_missing_metrics_are_never_best():
+    made = [checkpoint(1, loss=math.nan), checkpoint(2), checkpoint(3, loss=9.0), checkpoint(4, loss=math.nan)]
+    for mode in ("min", "max"):
+        assert kept(made, Retain(last=1, best=Best("loss", mode, keep=3))) == [3, 4]
+
+
+def test_infinite_metrics_are_metrics():
+    made = [checkpoint(1, loss=math.inf), checkpoint(2, loss=-math.inf), checkpoint(3, loss=0.0)]
+    assert kept(made, Retain(last=1, best=Best("loss"))) == [2, 3]
+    assert kept(made, Retain(last=1, best=Best("loss", "max"))) == [1, 3]
+
+
+made_up = st.lists(
+    st.tuples(
+        st.integers(0, 200), st.booleans(), st.none() | st.floats(allow_nan=True, allow_infinity=True, width=16)
+    ),
+    max_size=20,
+)
+policies = st.builds(
+    Retain,
+    last=st.integers(1, 5),
+    every_steps=st.none() | st.integers(1, 60),
+    best=st.none() | st.builds(Best, st.just("loss"), st.sampled_from(["min", "max"]), st.integers(1, 3)),
+)
+
+
+@given(made_up, policies)
+def test_what_stays_is_the_union_of_what_each_part_keeps(rows, policy):
+    made = [
+        checkpoint(number, step, dropped, **({} if loss is None else {"loss": loss}))
+        for number, (step, dropped, loss) in enumerate(sorted(rows, key=lambda row: row[0]), 1)
+    ]
+    live = [one for one in made if not one.dropped]
+    gone = to_drop(made, policy)
+    expected = {one.number for one in live[-policy.last :]}
+    if policy.every_steps:
+        for multiple in range(0, 201, policy.every_steps):
+            expected |= {one.number for one in [one for one in live if one.step >= multiple][:1]}
+    if policy.best:
+        able = [one for one in live if not math.isnan(one.metrics.get("loss", math.nan))]
+        ranked = sorted(able, key=lambda one: one.metrics["loss"], reverse=policy.best.mode == "max")
+        bound = {one.metrics["loss"] for one in ranked[: policy.best.keep]}
+        chosen = {one.number for one in able if one.metrics["loss"] in bound}
+        assert len(chosen & {one.number for one in live} - set(gone)) >= min(policy.best.keep, len(able))
+        expected |= {one.number for one in able if one.number not in gone and one.metrics["loss"] in bound}
+    assert {one.number for one in live} - set(gone) == expected
+    assert gone == sorted(gone)
+    assert not live or live[-1].number not in gone
+    assert to_drop([one for one in made if one.number not in gone], policy) == []
+
+
+# What is freed
+
+
+def state(step):
+    """A frozen base that all checkpoints share, and a head that each has its own of."""
+    return {"base": np.arange(5000, dtype="f4"), "head": np.full(3000, step, "f4")}
+
+
+def commit(store, run, attempt, step, donor=None, writer=""):
+    meta = {"kind": "checkpoint", "run": run.name, "step": step}
+    snapshot = store.save(state(step), meta=meta, donor=donor, writer=writer)
+    run.commit_checkpoint(attempt, snapshot, step=step, epoch=0)
+    return snapshot
+
+
+def trained(store, name="cnn", steps=range(1, 6), writer=""):
+    run = store.run(name)
+    attempt = run.start_attempt({"writer": writer})
+    snapshots, donor = [], None
+    for step in steps:
+        donor = commit(store, run, attempt, step, donor, writer)
+        snapshots.append(donor)
+    return run, snapshots
+
+
+def drop(store, run, numbers):
+    dropped = [one for one in run.checkpoints() if one.number in numbers]
+    run.drop(numbers)
+    free(store, dropped)
+
+
+def keys(store, prefix):
+    return {entry.key for entry in store.backend.list(prefix)}
+
+
+def shards(store):
+    return {layout.shard_of(key) for key in keys(store, layout.SHARDS)}
+
+
+def every_checkpoint_loads(store):
+    """Each checkpoint of a keep, read by a new handle, is the state that was saved."""
+    again = Store.open(store.backend)
+    for name in again.runs():
+        for one in again.run(name).checkpoints():
+            assert differences(again.load(again.snapshot(one.snapshot_id)), state(one.step)) == []
+
+
+def test_dropping_frees_what_nothing_else_holds_at_once(store):
+    run, snapshots = trained(store)
+    before = shards(store)
+    drop(store, run, [2, 3])
+    assert before - shards(store) == (set(snapshots[1].shards) | set(snapshots[2].shards)) - set(snapshots[0].shards)
+    assert {layout.snapshot_of(key) for key in keys(store, layout.SNAPSHOTS)} == {
+        snapshots[index].id for index in (0, 3, 4)
+    }
+    assert keys(store, "gc") == set()
+    every_checkpoint_loads(store)
+
+
+def test_a_shard_whose_pieces_others_reuse_outlives_its_own_checkpoint(store):
+    run, snapshots = trained(store)
+    drop(store, run, [1])
+    assert set(snapshots[0].shards) <= shards(store)
+    every_checkpoint_loads(store)
+    drop(store, run, [2, 3, 4])
+    every_checkpoint_loads(store)
+
+
+def test_a_snapshot_that_another_run_names_stays(store):
+    run, snapshots = trained(store)
+    fork = store.run("fork")
+    attempt = fork.start_attempt({})
+    fork.commit_checkpoint(attempt, snapshots[1], step=2, epoch=0)
+    drop(store, run, [1, 2, 3, 4])
+    every_checkpoint_loads(store)
+    assert store.has_snapshot(snapshots[1].id)
+
+
+def test_the_history_of_what_was_dropped_stays(store):
+    run, _ = trained(store)
+    drop(store, run, [1, 2])
+    assert [one.step for one in RunRecord(store.backend, "cnn").checkpoints(dropped=True)] == [5, 4, 3, 2, 1]
+
+
+def test_a_drop_reads_no_record_that_this_process_has_seen(store, monkeypatch):
+    run, _ = trained(store, steps=range(1, 11))
+    drop(store, run, [1])
+    dropped = [one for one in run.checkpoints() if one.number == 2]
+    run.drop([2])
+    reads = []
+    read = store.backend.read
+
+    def counted(key, *arguments):
+        reads.append(key)
+        return read(key, *arguments)
+
+    monkeypatch.setattr(store.backend, "read", counted)
+    free(store, dropped)
+    assert [key for key in reads if key.startswith(("snapshots/", "runs/"))] == []
+
+
+def damage(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["snapshots", "runs/other/checkpoints", "runs/other/dropped"])
+def test_where_a_record_cannot_be_read_nothing_is_deleted_and_training_goes_on(local_store, tmp_path, kind):
+    """It could name any shard or snapshot."""
+    run, _ = trained(local_store)
+    other, others = trained(local_store, "other")
+    drop(local_store, other, [1])
+    folder = tmp_path / "keep" / kind
+    victim = folder / others[2].id[:2] / f"{others[2].id}.json" if kind == "snapshots" else next(folder.iterdir())
+    damage(victim)
+    store = Store.open(local_store.backend)
+    before = shards(store)
+    with pytest.warns(RuntimeWarning, match="no space was freed"):
+        drop(store, store.run("cnn"), [1, 2])
+    assert shards(store) == before
+
+
+def test_a_record_of_a_newer_format_deletes_nothing_and_training_goes_on(store):
+    run, _ = trained(store)
+    twin = "ab" + "0" * 62
+    store.backend.create(f"snapshots/ab/{twin}.json", seal({"modelkeep": 2, "id": twin}))
+    before = shards(store)
+    with pytest.warns(RuntimeWarning, match="no space was freed"):
+        drop(store, run, [2, 3])
+    assert shards(store) == before
+
+
+def test_foreign_folders_beside_the_runs_do_not_stop_a_drop(local_store, tmp_path):
+    run, _ = trained(local_store)
+    for name in ("my run", "notes.txt", "CON"):
+        (tmp_path / "keep" / "runs" / name).mkdir()
+        (tmp_path / "keep" / "runs" / name / "readme").write_text("mine")
+    before = shards(local_store)
+    drop(local_store, run, [2, 3])
+    assert shards(local_store) < before
+    every_checkpoint_loads(local_store)
+
+
+def test_a_tombstone_whose_run_was_killed_before_freeing_loses_nothing(store):
+    run, snapshots = trained(store)
+    run.drop([1, 2, 3])
+    again = Store.open(store.backend)
+    drop(again, again.run("cnn"), [4])
+    every_checkpoint_loads(again)
+
+
+# Two at once
+
+
+class Turns:
+    """Lets two threads call a backend in a given order, one call at a time; who has ended is passed over."""
+
+    def __init__(self, order):
+        self.condition = threading.Condition()
+        self.order = list(order)
+        self.names = {}
+        self.ended = set()
+
+    def await_turn(self):
+        name = self.names.get(threading.get_ident())
+        if name is None:
+            return
+        with self.condition:
+            self.condition.wait_for(lambda: self._next() in (name, None))
+            if self.order:
+                self.order.pop(0)
+            self.condition.notify_all()
+
+    def _next(self):
+        while self.order and self.order[0] in self.ended:
+            self.order.pop(0)
+        return self.order[0] if self.order else None
+
+    def play(self, verbs):
+        """Run each of ``verbs`` in a thread of its own; return what they return."""
+        ready = threading.Barrier(len(verbs))
+
+        def act(name):
+            with self.condition:
+                self.names[threading.get_ident()] = name
+            ready.wait()
+            try:
+                return verbs[name]()
+            finally:
+                with self.condition:
+                    self.ended.add(name)
+                    self.condition.notify_all()
+
+        with ThreadPoolExecutor(len(verbs)) as pool:
+            return dict(zip(verbs, pool.map(act, verbs), strict=True))
+
+
+class Turned:
+    """A backend each of whose calls waits for its turn."""
+
+    def __init__(self, backend, turns):
+        self._backend, self._turns = backend, turns
+
+    def __getattr__(self, name):
+        found = getattr(self._backend, name)
+        if not callable(found) or name in ("lock", "now"):
+            return found
+
+        def call(*arguments, **options):
+            self._turns.await_turn()
+            result = found(*arguments, **options)
+            # A listing is one call: what comes later is not in it.
+            return iter(list(result)) if name == "list" else result
+
+        return call
+
+
+def orders():
+    """Which of two moves next, call by call, in bursts: most races need one to sleep while the other does much."""
+    burst = st.tuples(st.sampled_from(["writer", "collector"]), st.integers(1, 12))
+    return st.lists(burst, max_size=12).map(lambda bursts: [name for name, count in bursts for _ in range(count)])
+
+
+@given(orders())
+@settings(max_examples=150, deadline=None)
+def test_a_writer_that_reuses_pieces_loses_none_to_a_drop(order):
+    """A fork saves with the pieces of a checkpoint that its own run drops at the same time."""
+    backend = MemoryBackend(f"race-{id(order)}-{threading.get_ident()}-{len(order)}")
+    _race(backend, order, lambda store: drop(store, store.run("cnn"), [1, 2, 3]))
+
+
+@given(orders())
+@settings(max_examples=150, deadline=None)
+def test_a_writer_that_reuses_pieces_loses_none_to_a_run_that_starts_again(order):
+    """The run was killed after it had deleted a dropped record, and before it deleted the shards."""
+    backend = MemoryBackend(f"race-{id(order)}-{threading.get_ident()}-{len(order)}")
+
+    def start_again(store):
+        clear_leftovers(store, store.run("cnn"))
+
+    _race(backend, order, start_again, killed=True)
+
+
+@given(orders())
+@settings(max_examples=100, deadline=None)
+def test_a_writer_that_reuses_pieces_loses_none_to_two_collectors(order):
+    backend = MemoryBackend(f"race-{id(order)}-{threading.get_ident()}-{len(order)}")
+
+    def both(store):
+        drop(store, store.run("cnn"), [1, 2])
+        drop(store, store.run("cnn"), [3])
+
+    _race(backend, order, both)
+
+
+def _race(backend, order, collecting, *, killed=False):
+    for entry in list(backend.list("")):
+        backend.delete(entry.key)
+    store = Store.open(backend)
+    run, snapshots = trained(store, steps=range(1, 5), writer="ab" * 8)
+    store.save(state(99), meta={"kind": "state"}, writer="cd" * 8)
+    donor = snapshots[2]
+    if killed:
+        run.drop([1, 2, 3])
+        for one in snapshots[:3]:
+            store.delete_snapshot(one.id)
+        # the last one was written whole, so that nothing but the donor's shards is at stake
+    fork = Store.open(backend)
+    record = fork.run("fork")
+    attempt = record.start_attempt({})
+    turns = Turns(order)
+    fork.backend = Turned(backend, turns)  # type: ignore[assignment]
+    collector = Store.open(backend)
+    collector.backend = Turned(backend, turns)  # type: ignore[assignment]
+
+    def write():
+        snapshot = fork.save(state(3), meta={"kind": "checkpoint", "run": "fork", "step": 3}, donor=donor)
+        record.commit_checkpoint(attempt, snapshot, step=3, epoch=0)
+
+    turns.play({"writer": write, "collector": lambda: collecting(collector)})
+    again = Store.open(backend)
+    (one,) = again.run("fork").checkpoints()
+    assert differences(again.load(again.snapshot(one.snapshot_id)), state(3)) == []
+    every_checkpoint_loads(Store.open(backend)) if not killed else None
+
+
+def test_two_runs_that_drop_at_the_same_moment_both_go_on(store, monkeypatch):
+    one, _ = trained(store, "one")
+    two, _ = trained(store, "two")
+    create = store.backend.create
+
+    def overtaken(key, data):
+        if key.startswith(layout.CONDEMNED):
+            monkeypatch.setattr(store.backend, "create", create)
+            create(key, seal({"shards": ["0" * 16 + "-1"]}))
+        create(key, data)
+
+    monkeypatch.setattr(store.backend, "create", overtaken)
+    before = shards(store)
+    drop(store, one, [2, 3])
+    assert shards(store) < before
+    assert condemned(store) == {"0" * 16 + "-1"}
+    every_checkpoint_loads(store)
+
+
+def test_a_sentence_that_is_lifted_while_it_is_read_is_none(store, monkeypatch):
+    trained(store)
+    key = layout.condemned_key("9999999998")
+    store.backend.create(key, seal({"shards": ["0" * 16 + "-1"]}))
+    read = store.backend.read
+
+    def lifted(asked, *arguments):
+        if asked == key:
+            store.backend.delete(key)
+        return read(asked, *arguments)
+
+    monkeypatch.setattr(store.backend, "read", lifted)
+    assert condemned(store) == set()
+
+
+def test_what_is_condemned_is_written_again(store):
+    _, snapshots = trained(store)
+    donor = snapshots[-1]
+    store.backend.create(layout.condemned_key("9999999998"), seal({"shards": [*sorted(donor.shards)]}))
+    assert condemned(store) == set(donor.shards)
+    again = store.save(state(5), meta={"kind": "state"}, donor=donor)
+    assert not set(again.shards) & set(donor.shards)
+
+
+def test_collecting_what_is_in_use_deletes_nothing(store):
+    trained(store)
+    before = shards(store)
+    collect(store, set(before))
+    assert shards(store) == before
+    assert keys(store, "gc") == set()
+
+
+# What a killed attempt left
+
+MINE, NEIGHBOUR = "ab" + "0" * 13 + "1", "ab" + "0" * 13 + "2"
+
+
+def leave_shard(store, writer, number):
+    """A shard that no record names yet, as a save under way has it."""
+    key = layout.shard_key(f"{writer}-{number}")
+    store.backend.create(key, b"half a save")
+    return key
+
+
+def test_the_next_attempt_removes_what_the_killed_one_left(local_store):
+    run, _ = trained(local_store, writer=MINE)
+    left = leave_shard(local_store, MINE, 90)
+    writer = local_store.backend.writer(layout.shard_key(f"{MINE}-91"))
+    writer.append(memoryview(b"half a file"))
+    assert clear_leftovers(local_store, run) == 2
+    assert left not in keys(local_store, layout.SHARDS)
+    every_checkpoint_loads(local_store)
+    assert clear_leftovers(local_store, run) == 0
+    writer.abort()
+
+
+def test_what_another_run_has_under_way_is_not_a_leftover(local_store):
+    """Tokens of two runs may begin alike; their shards then lie in one folder."""
+    run, _ = trained(local_store, writer=MINE)
+    theirs = leave_shard(local_store, NEIGHBOUR, 1)
+    writer = local_store.backend.writer(layout.shard_key(f"{NEIGHBOUR}-2"))
+    writer.append(memoryview(b"half a file"))
+    clear_leftovers(local_store, run)
+    writer.commit()
+    assert {theirs, layout.shard_key(f"{NEIGHBOUR}-2")} <= keys(local_store, layout.SHARDS)
+
+
+def test_leftovers_stay_where_locks_do_not_exclude(local_store, monkeypatch):
+    run, _ = trained(local_store, writer=MINE)
+    left = leave_shard(local_store, MINE, 90)
+    monkeypatch.setattr(LocalBackend, "exclusive_locks", False)
+    assert clear_leftovers(local_store, run) == 0
+    assert left in keys(local_store, layout.SHARDS)
+
+
+@pytest.mark.parametrize("kind", ["snapshots", "attempts"])
+def test_damage_elsewhere_in_the_keep_does_not_stop_a_run_from_starting(local_store, tmp_path, kind):
+    run, snapshots = trained(local_store, writer=MINE)
+    left = leave_shard(local_store, MINE, 90)
+    victim = snapshots[-1].id
+    damage(
+        tmp_path / "keep" / "snapshots" / victim[:2] / f"{victim}.json"
+        if kind == "snapshots"
+        else tmp_path / "keep" / "runs" / "cnn" / "attempts" / "9999999998" / "start.json"
+    )
+    store = Store.open(local_store.backend)
+    with pytest.warns(RuntimeWarning, match="leftovers"):
+        assert clear_leftovers(store, store.run("cnn")) == 0
+    assert left in keys(store, layout.SHARDS)

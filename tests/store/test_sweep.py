@@ -1,0 +1,218 @@
+import time
+
+import numpy as np
+import pytest
+
+from modelkeep.backend import LocalBackend
+from modelkeep.errors import Damaged, RunLocked, UsageError
+from modelkeep.snapshot.canonical import seal
+from modelkeep.state import differences
+from modelkeep.store import Store, free, layout
+
+DAY = 24 * 3600.0
+
+
+def state(step):
+    return {"base": np.arange(5000, dtype="f4"), "head": np.full(3000, step, "f4")}
+
+
+@pytest.fixture
+def run(store):
+    return trained(store)
+
+
+def trained(store, name="cnn", steps=(1, 2, 3, 4, 5)):
+    run = store.run(name)
+    attempt = run.start_attempt({})
+    donor = None
+    for step in steps:
+        meta = {"kind": "checkpoint", "run": name, "step": step}
+        donor = store.save(state(step), meta=meta, donor=donor)
+        run.commit_checkpoint(attempt, donor, step=step, epoch=0)
+    return run
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Sets the clock of a store's place ahead."""
+
+    def set_ahead(store, seconds):
+        monkeypatch.setattr(store.backend, "now", lambda: time.time() + seconds)
+
+    return set_ahead
+
+
+def everything(store):
+    return {entry.key for entry in store.backend.list("") if not entry.key.endswith("/lock")}
+
+
+def leave_shard(store, number=1):
+    """A shard that no record names yet, as a save under way has it."""
+    key = layout.shard_key(f"{'ab' * 8}-{number}")
+    store.backend.create(key, b"x" * 1000)
+    return key
+
+
+def unnamed_checkpoint(store, step=77):
+    """A record whose checkpoint was never committed, as a kill between the two leaves it."""
+    return store.save(state(step), meta={"kind": "checkpoint", "step": step})
+
+
+def test_nothing_is_deleted_unless_asked(store, run, later):
+    left = leave_shard(store)
+    before = everything(store)
+    later(store, 2 * DAY)
+    report = store.gc()
+    assert report.dry_run
+    assert [(one.key, one.nbytes) for one in report.removed] == [(left, 1000)]
+    assert report.nbytes == 1000
+    assert everything(store) == before
+
+
+def test_a_report_says_each_key_its_bytes_and_why(store, run, later):
+    leave_shard(store)
+    snapshot = unnamed_checkpoint(store)
+    later(store, 2 * DAY)
+    reasons = {one.key: one.reason for one in store.gc().removed}
+    assert "no run names" in reasons[layout.snapshot_key(snapshot.id)]
+    for shard in snapshot.shards:
+        assert "no snapshot holds" in reasons[layout.shard_key(shard)]
+    assert all(one.nbytes > 0 for one in store.gc().removed)
+
+
+def test_what_would_be_deleted_is_what_is_deleted(store, run, later):
+    leave_shard(store)
+    unnamed_checkpoint(store)
+    later(store, 2 * DAY)
+    before = everything(store)
+    planned = {one.key for one in store.gc().removed}
+    assert {one.key for one in store.gc(dry_run=False).removed} == planned
+    assert everything(store) == before - planned
+    assert store.gc().removed == ()
+
+
+def test_what_a_run_names_is_never_garbage(store, run, later):
+    run.drop([1, 2])
+    free(store, [one for one in run.checkpoints(dropped=True) if one.dropped])
+    later(store, 1000 * DAY)
+    store.gc(dry_run=False)
+    again = Store.open(store.backend)
+    for one in again.run("cnn").checkpoints():
+        assert differences(again.load(again.snapshot(one.snapshot_id)), state(one.step)) == []
+
+
+def test_a_state_that_was_saved_by_itself_is_never_garbage(store, later):
+    snapshot = store.save(state(1), meta={"kind": "state"})
+    later(store, 1000 * DAY)
+    store.gc(dry_run=False)
+    assert differences(store.load(snapshot.id), state(1)) == []
+
+
+def test_records_and_shards_of_a_drop_that_was_killed_are_collected(store, run, later):
+    run.drop([2, 3])
+    later(store, 2 * DAY)
+    report = store.gc(dry_run=False)
+    assert len([one for one in report.removed if one.key.startswith("snapshots/")]) == 2
+    assert len([one for one in report.removed if one.key.startswith("shards/")]) == 2
+
+
+@pytest.mark.parametrize("grace", [0, 60, DAY])
+def test_what_is_younger_than_a_day_stays_whatever_the_grace(store, run, later, grace):
+    """It may be of a save under way, in a process that holds no lock."""
+    leave_shard(store)
+    unnamed_checkpoint(store)
+    before = everything(store)
+    later(store, DAY - 3600)
+    report = store.gc(dry_run=False, grace=grace)
+    assert report.removed == ()
+    assert report.kept_young == 3
+    assert everything(store) == before
+
+
+def test_a_longer_grace_keeps_what_is_younger_than_it(store, run, later):
+    leave_shard(store)
+    later(store, 2 * DAY)
+    assert store.gc(grace=3 * DAY).removed == ()
+    assert len(store.gc(grace=DAY).removed) == 1
+
+
+def test_a_grace_below_zero_is_refused(store):
+    with pytest.raises(UsageError, match="-1"):
+        store.gc(grace=-1)
+
+
+def test_a_run_that_is_being_written_stops_a_collection(store, run, later, monkeypatch):
+    leave_shard(store)
+    later(store, 2 * DAY)
+    before = everything(store)
+
+    def held(key):
+        raise RunLocked(f"{key} is held by process 7 on elsewhere")
+
+    monkeypatch.setattr(store.backend, "lock", held)
+    with pytest.raises(RunLocked, match=r"run cnn .*process 7 on elsewhere"):
+        store.gc(dry_run=False)
+    assert everything(store) == before
+    assert len(store.gc().removed) == 1  # looking needs no lock
+
+
+def test_looking_changes_no_file(local_store, tmp_path):
+    trained(local_store)
+    before = {path for path in (tmp_path / "keep").rglob("*")}
+    local_store.gc()
+    assert {path for path in (tmp_path / "keep").rglob("*")} == before
+
+
+def test_a_record_that_cannot_be_read_stops_a_collection(local_store, tmp_path, later):
+    trained(local_store)
+    leave_shard(local_store)
+    path = next((tmp_path / "keep" / "snapshots").rglob("*.json"))
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1])
+    later(local_store, 2 * DAY)
+    store = Store.open(local_store.backend)
+    before = everything(store)
+    with pytest.raises(Damaged, match="snapshots/"):
+        store.gc(dry_run=False)
+    assert everything(store) == before
+
+
+def test_sentences_of_killed_collectors_are_lifted_and_those_of_living_ones_are_not(store, run, later):
+    old = layout.condemned_key("9999999998")
+    store.backend.create(old, seal({"shards": []}))
+    store.gc(dry_run=False)
+    assert old in everything(store)
+    later(store, 2 * DAY)
+    store.gc(dry_run=False)
+    assert old not in everything(store)
+
+
+def test_unfinished_files_are_removed_when_they_are_old(local_store, tmp_path, later):
+    trained(local_store)
+    writer = local_store.backend.writer("shards/ab/abababababababab-1.safetensors")
+    writer.append(memoryview(b"half"))
+    local_store.gc(dry_run=False)
+    assert len(list((tmp_path / "keep").rglob(".*.tmp"))) == 1
+    later(local_store, 2 * DAY)
+    local_store.gc(dry_run=False)
+    assert list((tmp_path / "keep").rglob(".*.tmp")) == []
+    writer.abort()
+
+
+def test_foreign_files_are_not_ours_to_delete(local_store, tmp_path, later):
+    trained(local_store)
+    foreign = [
+        tmp_path / "keep" / name for name in ("notes.txt", "shards/readme", "snapshots/ab/mine.json", "runs/my run/x")
+    ]
+    for path in foreign:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    later(local_store, 1000 * DAY)
+    store = Store.open(local_store.backend)
+    assert store.gc(dry_run=False).removed == ()
+    assert [path.read_text() for path in foreign] == ["mine"] * 4
+
+
+def test_a_collection_of_an_empty_keep_finds_nothing(tmp_path):
+    report = Store.open(LocalBackend(tmp_path / "keep")).gc(dry_run=False)
+    assert (report.removed, report.kept_young, report.nbytes) == ((), 0, 0)
