@@ -16,7 +16,7 @@ import modelkeep as mk
 keep = mk.open(sys.argv[1])
 
 def tell(*words):
-    print(*words, flush=True)
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # in one piece, also where two processes tell
 
 def state(step):
     return {"weights": np.full(1000, step, np.float32)}

@@ -83,6 +83,8 @@ class RunRecord:
     _segments: int = field(default=0, init=False)
     _tombstones: dict[str, frozenset[int]] = field(default_factory=dict, init=False, repr=False)
     """What each tombstone says, by key: they never change, and a long run has thousands."""
+    _named: dict[int, SnapshotId] = field(default_factory=dict, init=False, repr=False)
+    """The snapshot of each checkpoint that was read once, by number."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -214,6 +216,7 @@ class RunRecord:
             raise Fenced(
                 f"run {self.name}: another process has written checkpoint {number}; this one has lost the run"
             ) from None
+        self._named[number] = snapshot.id
         self._must_be_newest(attempt)
         return checkpoint
 
@@ -255,11 +258,20 @@ class RunRecord:
         if max(self._numbers("checkpoints"), default=0) in wanted:
             raise UsageError(f"run {self.name}: checkpoint {wanted[-1]} is the newest, from which the run goes on")
         number = max(self._numbers("dropped"), default=0) + 1
-        self.backend.create(f"{self.prefix}/dropped/{newest_first(number)}.json", seal({"numbers": list(wanted)}))
+        key = f"{self.prefix}/dropped/{newest_first(number)}.json"
+        self.backend.create(key, seal({"numbers": list(wanted)}))
+        self._tombstones[key] = frozenset(wanted)
 
     def dropped(self) -> set[int]:
         """The numbers of the checkpoints that were let go. Raises Damaged."""
         return self._dropped(None)
+
+    def named_snapshots(self) -> set[SnapshotId]:
+        """The snapshots of the checkpoints that were not let go; each record is read once. Raises Damaged."""
+        live = set(self._numbers("checkpoints")) - self.dropped()
+        for number in live - self._named.keys():
+            self._named[number] = self._checkpoint(number, dropped=False).snapshot_id
+        return {self._named[number] for number in live}
 
     def _dropped(self, on_damage: Callable[[str, Exception], object] | None) -> set[int]:
         gone: set[int] = set()

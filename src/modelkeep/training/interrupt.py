@@ -61,9 +61,11 @@ def catch() -> Iterator[Signals]:
         yield signals
         return
     before: dict[int, Any] = {}
+    process = os.getpid()
 
     def receive(number: int, frame: FrameType | None) -> None:
-        if signals.receive(number):
+        # A forked child (a data loader's worker) has inherited this handler, and must die as it is told to.
+        if os.getpid() != process or signals.receive(number):
             _end_at_once(number, frame, before[number])
 
     try:

@@ -1,6 +1,7 @@
 """Batches of a ``PyDataset`` in a given order, loaded ahead by its own workers."""
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -29,6 +30,8 @@ def load_in_order(dataset: PyDataset, numbers: Sequence[int]) -> Iterator[Any]:
             ahead.append(pool.apply_async(load, (number,)))
         while ahead:
             yield ahead.popleft().get()
+        pool.close()
+        pool.join()
 
 
 def _pool(dataset: PyDataset) -> AbstractContextManager[Any]:
@@ -39,7 +42,8 @@ def _pool(dataset: PyDataset) -> AbstractContextManager[Any]:
 
 
 def _adopt(dataset: PyDataset) -> None:
-    """In a worker process: remember the dataset that the fork brought."""
+    """In a worker process: remember the dataset that the fork brought, and leave Ctrl-C to the training."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _load_in_process.dataset = dataset  # type: ignore[attr-defined]
 
 
