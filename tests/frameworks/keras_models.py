@@ -118,9 +118,19 @@ def two_headed():
     return model
 
 
-def compiled(model, optimizer=None):
-    model.compile(optimizer or keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
+def compiled(model, optimizer=None, *, run_eagerly=False):
+    model.compile(optimizer or keras.optimizers.Adam(0.01), "mse", metrics=["mae"], run_eagerly=run_eagerly)
     return model
+
+
+def use_up_names():
+    """Make a few of whatever Keras numbers through the process."""
+    for _ in range(3):
+        layers.TimeDistributed(layers.Dense(1)), layers.Bidirectional(layers.LSTM(1)), layers.RNN(layers.GRUCell(1))
+        layers.MultiHeadAttention(1, 1), layers.SpectralNormalization(layers.Conv2D(1, 1)), layers.Embedding(1, 1)
+        layers.Dropout(0.5), layers.GaussianNoise(0.5), layers.RandomFlip(), layers.RandomTranslation(0.1, 0.1)
+        layers.BatchNormalization(), layers.LayerNormalization(), layers.Normalization(), layers.Flatten()
+        keras.Sequential(), keras.metrics.Mean(), keras.Variable(0.0), keras.optimizers.Adam(), Pieces()
 
 
 TRAINABLE = {

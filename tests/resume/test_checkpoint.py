@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from harness import SOURCE, assert_same_end
 
-SCRIPT = '''
+SCRIPT = """
 import os, pickle, signal, sys
 from pathlib import Path
 import keras
@@ -36,7 +36,7 @@ observed = {"best": stop.best, "wait": stop.wait, "plateau": plateau.wait}
 state = keras_door.state_of(model, copy=True)
 result = {"history": history.history, "epochs": history.epoch, "state": state, "callbacks": observed}
 Path(out).write_bytes(pickle.dumps(result))
-'''
+"""
 
 
 def run_script(backend: str, keep: Path, out: Path, die_in: int = -1) -> int:

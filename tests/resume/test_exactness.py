@@ -156,8 +156,40 @@ def test_a_finished_run_returns_its_history_and_weights_at_once(tmp_path: Path) 
 
 def test_more_epochs_go_on_as_if_they_had_been_asked_for_at_once(tmp_path: Path) -> None:
     keep = mk.open(tmp_path / "keep")
-    stop = {"callbacks": [keras.callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True)]}
-    whole = dense()
-    mk.keras.fit(whole, X, Y + 1, run=keep.run("whole", seed=1), epochs=4, verbose=0, **stop)
-    mk.keras.fit(dense(), X, Y + 1, run=keep.run("parts", seed=1), epochs=2, verbose=0, **stop)
-    assert keep.run("parts", seed=1).finished is not None
+
+    def train(name: str, epochs: int) -> keras.Model:
+        run = keep.run(name, seed=1)
+        model = dense()
+        stop = keras.callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True)
+        mk.keras.fit(model, X + 1, Y + 1, run=run, epochs=epochs, verbose=0, callbacks=[stop])
+        return model
+
+    whole = train("whole", 4)
+    train("parts", 2)
+    parts = train("parts", 4)
+    assert parts.history.history == whole.history.history
+    for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_a_second_fit_of_the_same_open_run_goes_on(tmp_path: Path) -> None:
+    run = mk.open(tmp_path / "keep").run("r", seed=1)
+    model = dense()
+    mk.keras.fit(model, X, Y, run=run, epochs=1, verbose=0)
+    assert mk.keras.fit(model, X, Y, run=run, epochs=3, verbose=0).epoch == [0, 1, 2]
+
+
+def test_a_generator_trains_with_exact_false_and_resumes_at_epochs(tmp_path: Path) -> None:
+    keep = mk.open(tmp_path / "keep")
+
+    def endless() -> Any:
+        while True:
+            yield X, Y
+
+    for epochs in (1, 2):
+        run = keep.run("r", exact=False)
+        with pytest.warns(RuntimeWarning, match="open only at their beginning"):
+            history = mk.keras.fit(
+                dense(), endless(), run=run, exact=False, epochs=epochs, steps_per_epoch=3, shuffle=False, verbose=0
+            )
+    assert history.epoch == [0, 1]

@@ -4,7 +4,9 @@ from modelkeep.errors import UsageError
 from modelkeep.training.policy import Best, Every, Retain, best, every, retain
 
 
-def due(policy: Every, step: int = 0, ended: int | None = None, now: float = 0, last: tuple[int, float] = (0, 0)) -> bool:
+def due(
+    policy: Every, step: int = 0, ended: int | None = None, now: float = 0, last: tuple[int, float] = (0, 0)
+) -> bool:
     return policy.due(step, ended, now, *last)
 
 

@@ -304,9 +304,7 @@ def test_a_metric_that_is_nan_is_kept_and_never_best(keep: Keep) -> None:
     assert keep.snapshot("cnn@best:val_loss").meta["step"] == 0
 
 
-def test_a_clock_that_jumps_back_changes_nothing_of_what_is_newest(
-    keep: Keep, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_that_jumps_back_changes_nothing_of_what_is_newest(keep: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [2e9]
     monkeypatch.setattr("modelkeep.backend.local.time.time", lambda: now[0])
     for step in range(4):

@@ -206,7 +206,7 @@ class LocalBackend:
         with syscalls.explained("read", path):
             try:
                 descriptor = syscalls.open_read(path)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 raise NotFound(f"there is no object {key} in {self.url}") from None
             except OSError as error:
                 if error.errno == errno.ELOOP:
@@ -229,9 +229,9 @@ class LocalBackend:
 
     def _walk(self, root: Path, prefix: str) -> Iterator[Entry]:
         try:
-            with syscalls.explained("list", root, passing=FileNotFoundError):
+            with syscalls.explained("list", root, passing=(FileNotFoundError, NotADirectoryError)):
                 entries = sorted(syscalls.scan(root), key=_sort_name)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         for entry in entries:
             key = f"{prefix}/{entry.name}" if prefix else entry.name

@@ -39,7 +39,7 @@ _NO_MODES = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL
 
 @contextmanager
 def explained(
-    what: str, path: Path | str, *, wanted: int = 0, passing: type[OSError] | tuple[()] = ()
+    what: str, path: Path | str, *, wanted: int = 0, passing: type[OSError] | tuple[type[OSError], ...] = ()
 ) -> Iterator[None]:
     """Turn an OSError inside the block into a StorageError with the path, the reason, numbers and a way out.
 

@@ -48,9 +48,9 @@ def find_checkpoint(store: "Store", ref: Ref) -> Checkpoint:
         found = _best(run, rest)
     else:
         wanted, of = (int(rest), "epoch") if word == "epoch" else (_number(ref), "step")
-        found = next((one for one in run.iterate_checkpoints() if getattr(one, of) == wanted), None)
+        found = next((one for one in run.iterate_checkpoints(on_damage=_ignored) if getattr(one, of) == wanted), None)
     if found is None:
-        there = [f"step {one.step} (epoch {one.epoch})" for one in run.checkpoints()]
+        there = [f"step {one.step} (epoch {one.epoch})" for one in run.iterate_checkpoints(on_damage=_ignored)]
         raise NotFound(f"{ref}: run {ref.name} has no such checkpoint; it has {_some(there)}")
     return found
 
@@ -88,6 +88,8 @@ def newest_good(
 
 def _best(run: RunRecord, argument: str) -> Checkpoint | None:
     metric, _, mode = argument.partition(":")
+    if mode not in ("", "min", "max"):
+        raise UsageError(f"best:{argument} ends with {mode!r:.40}; write best:{metric}:min or best:{metric}:max")
     checkpoints = run.checkpoints()
     found = best_of(checkpoints, Best(metric, mode or _usual_mode(metric)))
     known = sorted({name for one in checkpoints for name in one.metrics})

@@ -7,12 +7,14 @@ its record was in the listing, or it sees that and writes the pieces again. No c
 """
 
 import math
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
-from modelkeep.errors import Damaged
+from modelkeep.errors import AlreadyExists, Damaged, InvalidName, LimitExceeded, NotFound, UnknownFormat
 from modelkeep.snapshot.canonical import seal, unseal
 from modelkeep.store import layout
 from modelkeep.store.numbering import newest_first, number_of
@@ -21,6 +23,10 @@ from modelkeep.values import SnapshotId
 
 if TYPE_CHECKING:
     from modelkeep.store.store import Store
+
+_WRITER = re.compile(r"[0-9a-f]{16}")
+_UNREADABLE = (Damaged, UnknownFormat, LimitExceeded)
+"""A record that cannot be read could hold any shard: then nothing may be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class Retain:
 
     last: int = 3
     every_steps: int | None = None
-    """The first checkpoint at or after each multiple of this many steps."""
+    """The first checkpoint at or after each multiple of this many steps, from that number on."""
     best: Best | None = None
 
 
@@ -88,35 +94,67 @@ def free(store: "Store", dropped: Sequence[Checkpoint]) -> None:
                 freed |= store.shards_of(checkpoint.snapshot_id)
                 store.delete_snapshot(checkpoint.snapshot_id)
         collect(store, freed - store.shards_in_use())
-    except Damaged as error:
+    except _UNREADABLE as error:
         text = f"no space was freed, since a record cannot be read: {error}; see `modelkeep verify`"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
-def collect(store: "Store", shards: set[str]) -> None:
+def collect(store: "Store", shards: set[str]) -> set[str]:
     """Delete those of ``shards`` that no snapshot holds, safely against writers that reuse them meanwhile.
+
+    Returns: the shards that were deleted.
 
     Raises:
         Damaged: a record cannot be read; nothing was deleted, and the sentence stands until the next collection.
     """
     if not shards:
-        return
-    numbers = [number for entry in store.backend.list(layout.CONDEMNED) if (number := _number(entry.key)) is not None]
-    sentence = layout.condemned_key(newest_first(max(numbers, default=0) + 1))
-    store.backend.create(sentence, seal({"shards": [*sorted(shards)]}))
-    for shard in shards - store.shards_in_use():
+        return set()
+    sentence = _condemn(store, shards)
+    gone = shards - store.shards_in_use()
+    for shard in gone:
         store.backend.delete(layout.shard_key(shard))
     store.backend.delete(sentence)
+    return gone
+
+
+def _condemn(store: "Store", shards: set[str]) -> str:
+    """Sentence ``shards``; return the key of the sentence, whose number no other collector has taken."""
+    numbers = [number for entry in store.backend.list(layout.CONDEMNED) if (number := _number(entry.key)) is not None]
+    for number in count(max(numbers, default=0) + 1):
+        sentence = layout.condemned_key(newest_first(number))
+        try:
+            store.backend.create(sentence, seal({"shards": [*sorted(shards)]}))
+        except AlreadyExists:
+            continue
+        return sentence
+    raise AssertionError("count() does not end")
 
 
 def condemned(store: "Store") -> set[str]:
     """The shards that a collector has sentenced; a writer that reused one of them must write its pieces again."""
     found: set[str] = set()
     for entry in store.backend.list(layout.CONDEMNED):
-        shards = unseal(store.backend.read(entry.key), entry.key)["shards"]
-        if isinstance(shards, list):
-            found |= {str(shard) for shard in shards}
+        if _number(entry.key) is None:
+            continue
+        try:
+            shards = unseal(store.backend.read(entry.key), entry.key).get("shards")
+        except NotFound:
+            continue  # lifted since it was listed: its shards are gone, which the writer sees
+        except (Damaged, LimitExceeded):
+            shards = None
+        if not isinstance(shards, list):  # it may name any shard
+            return {layout.shard_of(one.key) for one in store.backend.list(layout.SHARDS)}
+        found |= {str(shard) for shard in shards}
     return found
+
+
+def valid_runs(store: "Store") -> Iterator[RunRecord]:
+    """The runs of a keep; a folder whose name no run can have is somebody else's."""
+    for name in store.runs():
+        try:
+            yield store.run(name)
+        except InvalidName:
+            continue
 
 
 def named_snapshots(store: "Store") -> set[SnapshotId]:
@@ -125,32 +163,34 @@ def named_snapshots(store: "Store") -> set[SnapshotId]:
     Raises:
         Damaged: a record cannot be read: it could name any snapshot, so nothing may be deleted.
     """
-    return {one.snapshot_id for name in store.runs() for one in store.run(name).checkpoints()}
+    return {snapshot for run in valid_runs(store) for snapshot in run.named_snapshots()}
 
 
 def clear_leftovers(store: "Store", run: RunRecord) -> int:
     """Remove what killed attempts of a run left: unfinished files, and shards that no snapshot holds.
 
-    The caller holds the run's lock, so none of the run's writers lives. Returns: how many objects were removed.
+    The caller holds the run's lock, so none of the run's writers lives. A shard may have been dropped, not forgotten,
+    and a fork may be reusing it right now: so each is condemned first. Where a record cannot be read the shards stay,
+    and a warning says so: damage elsewhere in the keep is no reason not to train.
+
+    Returns: how many objects were removed.
     """
     if not store.backend.exclusive_locks:
         return 0
-    removed = 0
-    writers = {str(attempt.info["writer"]) for attempt in run.attempts() if attempt.info.get("writer")}
-    for writer in writers:
-        folder = layout.shard_folder(writer)
-        removed += store.backend.clean(folder, math.inf)
-        mine = [
-            entry.key for entry in store.backend.list(folder) if layout.shard_of(entry.key).startswith(f"{writer}-")
-        ]
-        if not mine:
-            continue
-        in_use = store.shards_in_use()
-        for key in mine:
-            if layout.shard_of(key) not in in_use:
-                store.backend.delete(key)
-                removed += 1
-    return removed
+    removed = store.backend.clean(run.prefix, math.inf)
+    try:
+        writers = {str(attempt.info.get("writer")) for attempt in run.attempts()}
+        shards: set[str] = set()
+        for writer in filter(_WRITER.fullmatch, writers):
+            folder = layout.shard_folder(writer)
+            removed += store.backend.clean(f"{folder}/{writer}-", math.inf)
+            names = (layout.shard_of(entry.key) for entry in store.backend.list(folder))
+            shards |= {name for name in names if name.startswith(f"{writer}-")}
+        return removed + len(collect(store, shards - store.shards_in_use() if shards else shards))
+    except _UNREADABLE as error:
+        text = f"leftovers of killed attempts stay, since a record cannot be read: {error}; see `modelkeep verify`"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return removed
 
 
 def _number(key: str) -> int | None:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from modelkeep.errors import RunLocked, UsageError
 from modelkeep.store import layout
-from modelkeep.store.retention import collect, named_snapshots
+from modelkeep.store.retention import collect, named_snapshots, valid_runs
 
 if TYPE_CHECKING:
     from modelkeep.store.store import Store
 
 GRACE_SECONDS = 24 * 3600.0
-"""The least age of an object that nothing names, before it is taken for garbage."""
+"""The least age of an object that nothing names, before it is taken for garbage: no grace is shorter than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class GcReport:
 
     removed: tuple[Garbage, ...]
     kept_young: int
-    """Objects that nothing names, and that are younger than the grace."""
+    """Objects that nothing names, and that are younger than a day or than the grace."""
     dry_run: bool
 
     @property
@@ -47,7 +47,10 @@ class GcReport:
 
 
 def gc(store: "Store", *, dry_run: bool = True, grace: float = GRACE_SECONDS) -> GcReport:
-    """Remove what nothing names; see `Keep.gc`.
+    """Remove what nothing names and is older than a day and than ``grace`` seconds; see `Keep.gc`.
+
+    A save under way holds no lock unless a run makes it, so a shorter grace than a day would lose what it writes.
+    With ``dry_run`` nothing is changed and no lock is needed.
 
     Raises:
         RunLocked: a run is held by a live process, which may be about to name what nothing names yet.
@@ -57,39 +60,49 @@ def gc(store: "Store", *, dry_run: bool = True, grace: float = GRACE_SECONDS) ->
     if grace < 0:
         raise UsageError(f"the grace is a number of seconds of 0 or more, not {grace}")
     with ExitStack() as held:
-        for name in store.runs():
-            try:
-                held.enter_context(store.backend.lock(store.run(name).lock_key))
-            except RunLocked as error:
-                raise RunLocked(f"run {name} is being written; collect when it has ended: {error}") from None
-        before = store.backend.now() - grace
+        if not dry_run:
+            _hold_runs(store, held)
+        before = store.backend.now() - max(grace, GRACE_SECONDS)
         unnamed = list(_unnamed(store))
         removed = tuple(one for one, modified in unnamed if modified < before)
         if not dry_run:
-            _remove(store, removed)
+            _remove(store, removed, before)
     return GcReport(removed, len(unnamed) - len(removed), dry_run)
+
+
+def _hold_runs(store: "Store", held: ExitStack) -> None:
+    for run in valid_runs(store):
+        if not run.exists():
+            continue
+        try:
+            held.enter_context(store.backend.lock(run.lock_key))
+        except RunLocked as error:
+            raise RunLocked(f"run {run.name} is being written; collect when it has ended: {error}") from None
 
 
 def _unnamed(store: "Store") -> Iterator[tuple[Garbage, float]]:
     named = named_snapshots(store)
     held: set[str] = set()
     for entry in store.backend.list(layout.SNAPSHOTS):
+        if not layout.is_known(entry.key):
+            continue
         snapshot = store.snapshot(layout.snapshot_of(entry.key))
         if snapshot.id in named or snapshot.meta.get("kind") != "checkpoint":
             held |= snapshot.shards.keys()
         else:
             yield Garbage(entry.key, entry.size, "a checkpoint that no run names"), entry.modified
     for entry in store.backend.list(layout.SHARDS):
-        if layout.shard_of(entry.key) not in held:
+        if layout.is_known(entry.key) and layout.shard_of(entry.key) not in held:
             yield Garbage(entry.key, entry.size, "a shard that no snapshot holds"), entry.modified
 
 
-def _remove(store: "Store", removed: tuple[Garbage, ...]) -> None:
-    """Records first, then the shards that only they held; sentences of a collector that died are lifted."""
+def _remove(store: "Store", removed: tuple[Garbage, ...], before: float) -> None:
+    """Records first, then the shards that only they held; sentences of collectors that died long ago are lifted."""
     for one in removed:
         if one.key.startswith(f"{layout.SNAPSHOTS}/"):
             store.delete_snapshot(layout.snapshot_of(one.key))
     collect(store, {layout.shard_of(one.key) for one in removed if one.key.startswith(f"{layout.SHARDS}/")})
     for entry in list(store.backend.list(layout.CONDEMNED)):
-        store.backend.delete(entry.key)
-    store.backend.clean("", store.backend.now() - GRACE_SECONDS)
+        if entry.modified < before and layout.is_known(entry.key):
+            store.backend.delete(entry.key)
+    store.backend.clean("", before)

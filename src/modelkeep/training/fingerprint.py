@@ -47,7 +47,7 @@ def fingerprint() -> dict[str, Json]:
     }
 
 
-def compare_fingerprints(old: Json, new: Json, parts: Sequence[str] = PARTS) -> list[str]:
+def compare_fingerprints(old: object, new: object, parts: Sequence[str] = PARTS) -> list[str]:
     """Return one line for each difference that may change bits: its name, its value then and its value now.
 
     What only one of the two has looked at (a framework that was not imported) is no difference; two that share no
@@ -70,7 +70,7 @@ def compare_fingerprints(old: Json, new: Json, parts: Sequence[str] = PARTS) -> 
     return found
 
 
-def _part(whole: Json, part: str) -> dict[str, str]:
+def _part(whole: object, part: str) -> dict[str, str]:
     """One part of a fingerprint that may come from another version of modelkeep."""
     entries = whole.get(part) if isinstance(whole, dict) else None
     return {name: str(value) for name, value in entries.items()} if isinstance(entries, dict) else {}

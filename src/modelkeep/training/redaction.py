@@ -9,9 +9,7 @@ from collections.abc import Sequence
 
 HIDDEN = "<redacted>"
 
-_TELLING_NAME = (
-    r"[\w.-]*(?:key|token|secret|passw(?:or)?d|passphrase|pwd|credential|cookie|authorization|signature)s?"
-)
+_TELLING_NAME = r"[\w.-]*(?:key|token|secret|passw(?:or)?d|passphrase|pwd|credential|cookie|authorization|signature)s?"
 # Names such as `primary_key=id` or `keyboard` end otherwise; `max_tokens=512` and `key=None` are worth keeping.
 _PLAIN = r"(?:\d{1,9}|none|null|true|false)"
 # The look behind is also what keeps all this linear: a run of such characters is tried from its beginning only.

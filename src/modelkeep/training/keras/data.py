@@ -108,6 +108,7 @@ class ArraySource(_Stateless):
         self._within_batches = within_batches
         self.steps: int | None = steps or self._length
         self._batches = range(0)
+        self._converted: Any = None
         self._pipeline: Any = None
 
     def sample(self) -> Batch:
@@ -146,8 +147,11 @@ class ArraySource(_Stateless):
         )
 
     def _sliceable(self) -> Any:
-        """TensorFlow slices in its own pipeline; what it takes here is only the sample."""
-        return array_slicing.convert_to_sliceable(self._inputs, target_backend=_TARGET[keras.backend.backend()])
+        """Converted once: it may copy. TensorFlow slices in its own pipeline and takes only the sample from here."""
+        if self._converted is None:
+            target = _TARGET[keras.backend.backend()]
+            self._converted = array_slicing.convert_to_sliceable(self._inputs, target_backend=target)
+        return self._converted
 
     def _take(self, rows: np.ndarray, inputs: Any) -> Batch:
         convert = _CONVERSION[keras.backend.backend()]

@@ -204,7 +204,7 @@ def _refuse_or_mark(run: Run, problems: list[str], *, exact: bool) -> None:
 
 def _build(model: keras.Model, feed: Feed | None) -> None:
     """Make every variable before anything is saved or put back: Keras makes some of them in the first step."""
-    if model.optimizer is None and getattr(model, "loss", None) is None and not model.compiled:
+    if not model.compiled:
         raise UsageError("the model is not compiled; call model.compile(...) before fit")
     if feed is not None:
         model._symbolic_build(data_batch=feed.source.sample())

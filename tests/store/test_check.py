@@ -1,0 +1,357 @@
+import os
+import random
+
+import numpy as np
+import pytest
+
+from modelkeep.backend import LocalBackend, MemoryBackend
+from modelkeep.errors import ModelkeepError, StorageError
+from modelkeep.snapshot.canonical import seal
+from modelkeep.state import differences
+from modelkeep.store import Store, free, layout
+
+FLIPS = 400
+
+
+def state(step):
+    return {
+        "base": np.arange(500, dtype="f4"),
+        "head": np.full(300, step, "f4"),
+        "step": step,
+        "words": np.array(["a", "bc"], object),
+    }
+
+
+def trained(store, name, steps=(10, 20, 30)):
+    run = store.run(name)
+    attempt = run.start_attempt({"writer": ""})
+    donor = None
+    for epoch, step in enumerate(steps):
+        run.append_metrics(attempt, [{"step": step, "epoch": epoch, "values": {"loss": 1 / step}}])
+        donor = store.save(state(step), meta={"kind": "checkpoint", "run": name, "step": step}, donor=donor)
+        run.commit_checkpoint(attempt, donor, step=step, epoch=epoch, metrics={"loss": 1 / step})
+    return run
+
+
+@pytest.fixture
+def keep(local_store, tmp_path):
+    """The folder of a keep with two runs: one with a dropped checkpoint, one that is finished."""
+    run = trained(local_store, "cnn")
+    dropped = [one for one in run.checkpoints() if one.number == 2]
+    run.drop([2])
+    free(local_store, dropped)
+    trained(local_store, "other", (10, 20)).finish(local_store.run("other").attempts()[0], {"epochs": 2})
+    local_store.save(state(99), meta={"kind": "state"})
+    return tmp_path / "keep"
+
+
+def report(keep, **options):
+    """What a process that has seen nothing yet finds."""
+    return Store.open(LocalBackend(keep)).verify(**options)
+
+
+def files(keep):
+    return sorted(path for path in keep.rglob("*") if path.is_file() and path.name != "lock")
+
+
+def flip(path, bit):
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def test_a_whole_keep_has_no_damage(keep):
+    found = report(keep)
+    assert found.ok
+    assert (found.damages, found.foreign) == ((), ())
+    assert found.objects == len(files(keep))
+    assert found.nbytes == sum(path.stat().st_size for path in files(keep))
+
+
+def test_every_flipped_bit_in_any_file_is_reported_by_its_key(keep):
+    """A few hundred bits, over all files alike; so small a keep has a few thousand bits that matter in each."""
+    chance = random.Random(7)
+    paths = files(keep)
+    assert {path.relative_to(keep).parts[0] for path in paths} == {"keep.json", "runs", "shards", "snapshots"}
+    for number in range(FLIPS):
+        path = paths[number % len(paths)]
+        whole = path.read_bytes()
+        bit = chance.randrange(8 * len(whole))
+        flip(path, bit)
+        key = path.relative_to(keep).as_posix()
+        try:
+            found = report(keep)
+        except ModelkeepError as error:
+            assert key == layout.KEEP, f"bit {bit} of {key}"  # a keep that is none is not opened
+            assert layout.KEEP in str(error)
+        else:
+            assert key in {damage.key for damage in found.damages}, f"bit {bit} of {key}"
+        path.write_bytes(whole)
+    assert report(keep).ok
+
+
+def test_a_flipped_bit_in_keep_json_of_an_open_keep_is_reported(keep):
+    store = Store.open(LocalBackend(keep))
+    flip(keep / "keep.json", 100)
+    assert [damage.key for damage in store.verify().damages] == ["keep.json"]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7, 8, 5000, -1])
+def test_a_file_that_is_cut_short_is_reported_by_its_key(keep, cut):
+    for path in files(keep)[1:]:
+        whole = path.read_bytes()
+        if abs(cut) >= len(whole):
+            continue
+        path.chmod(0o644)
+        path.write_bytes(whole[:cut])
+        assert path.relative_to(keep).as_posix() in {damage.key for damage in report(keep).damages}
+        path.write_bytes(whole)
+    assert report(keep).ok
+
+
+def test_bytes_behind_the_end_are_reported(keep):
+    for path in files(keep)[1:]:
+        whole = path.read_bytes()
+        path.chmod(0o644)
+        path.write_bytes(whole + b"\0")
+        assert path.relative_to(keep).as_posix() in {damage.key for damage in report(keep).damages}
+        path.write_bytes(whole)
+
+
+def test_a_damaged_tensor_is_named_with_the_checkpoints_that_it_is_part_of(keep):
+    store = Store.open(LocalBackend(keep))
+    first = store.run("cnn").checkpoints()[-1]
+    snapshot = store.snapshot(first.snapshot_id)
+    (shard,) = snapshot.shards
+    path = keep / layout.shard_key(shard)
+    data = path.read_bytes()
+    flip(path, 8 * data.index(np.arange(500, dtype="f4").tobytes()) + 900)
+    (damage,) = report(keep).damages
+    assert damage.key == layout.shard_key(shard)
+    assert damage.tensors == ("base",)
+    # the base is shared with the later checkpoints of the run, which reuse its piece
+    assert damage.refs == ("run:cnn@10", "run:cnn@30")
+    assert set(damage.snapshots) == {one.snapshot_id for one in store.run("cnn").checkpoints()}
+    assert "restore" in damage.what
+
+
+def test_a_shard_that_is_gone_is_reported_with_all_its_tensors(keep):
+    store = Store.open(LocalBackend(keep))
+    last = store.run("cnn").checkpoints()[0]
+    snapshot = store.snapshot(last.snapshot_id)
+    own = [shard for shard in snapshot.shards if "head" in tensors_in(snapshot, shard)]
+    (keep / layout.shard_key(own[0])).unlink()
+    (damage,) = report(keep).damages
+    assert damage.key == layout.shard_key(own[0])
+    assert damage.tensors == ("head",)
+    assert damage.refs == ("run:cnn@30",)
+    assert "gone" in damage.what
+
+
+def tensors_in(snapshot, shard):
+    pieces = {piece for piece, place in snapshot.places.items() if place.shard == shard}
+    return {path for path, spec in snapshot.tensors.items() if pieces & set(spec.pieces)}
+
+
+def test_a_record_that_is_gone_is_reported_with_its_checkpoint(keep):
+    store = Store.open(LocalBackend(keep))
+    last = store.run("cnn").checkpoints()[0]
+    (keep / layout.snapshot_key(last.snapshot_id)).unlink()
+    (damage,) = report(keep).damages
+    assert damage.key == layout.snapshot_key(last.snapshot_id)
+    assert damage.refs == ("run:cnn@30",)
+
+
+def test_a_damaged_record_of_a_checkpoint_says_which_it_is(keep):
+    flip(keep / "runs" / "cnn" / "checkpoints" / "9999999996.json", 100)
+    (damage,) = report(keep).damages
+    assert damage.key == "runs/cnn/checkpoints/9999999996.json"
+    assert "checkpoint 3 of run cnn" in damage.what
+
+
+def test_a_damaged_tombstone_is_one_damage_and_not_a_missing_record_too(keep):
+    flip(keep / "runs" / "cnn" / "dropped" / "9999999998.json", 100)
+    assert [damage.key for damage in report(keep).damages] == ["runs/cnn/dropped/9999999998.json"]
+
+
+def test_a_snapshot_under_the_name_of_another_is_damage(keep):
+    one, other = sorted((keep / "snapshots").rglob("*.json"))[:2]
+    other.chmod(0o644)
+    other.write_bytes(one.read_bytes())
+    assert other.relative_to(keep).as_posix() in {damage.key for damage in report(keep).damages}
+
+
+@pytest.mark.parametrize(
+    "document", [{}, {"number": 3}, {"number": 1, "snapshot": "../../x"}, {"number": "3"}], ids=str
+)
+def test_a_sealed_checkpoint_that_makes_no_sense_is_damage_and_no_traceback(keep, document):
+    path = keep / "runs" / "cnn" / "checkpoints" / "9999999996.json"
+    path.chmod(0o644)
+    path.write_bytes(seal(document))
+    assert [damage.key for damage in report(keep).damages] == ["runs/cnn/checkpoints/9999999996.json"]
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"digest": 1e999}'])
+def test_hostile_text_in_any_record_is_damage_and_no_traceback(keep, text):
+    for path in files(keep)[1:]:
+        whole = path.read_bytes()
+        path.chmod(0o644)
+        path.write_bytes(text)
+        assert path.relative_to(keep).as_posix() in {damage.key for damage in report(keep).damages}
+        path.write_bytes(whole)
+
+
+# What is not of the keep
+
+
+def test_foreign_files_are_listed_and_are_no_damage(keep):
+    names = [
+        "notes.txt",
+        "shards/readme",
+        "shards/ab/notes.txt",
+        "shards/ab/ab.safetensors",
+        "snapshots/ab/mine.json",
+        "runs/cnn/notes",
+        "runs/cnn/checkpoints/notes.json",
+        "runs/my run/x.json",
+        "runs/notes.md",
+        "other/lock",
+        "gc/mine",
+        ".git/config",
+    ]
+    for name in names:
+        (keep / name).parent.mkdir(parents=True, exist_ok=True)
+        (keep / name).write_text("mine")
+    found = report(keep)
+    assert found.damages == ()
+    assert sorted(found.foreign) == sorted(names)
+
+
+def test_names_that_are_no_text_are_listed_as_foreign(keep):
+    with open(os.fsencode(keep) + b"/shards/\xff\xfe", "wb") as file:
+        file.write(b"mine")
+    found = report(keep)
+    assert found.damages == ()
+    assert len(found.foreign) == 1
+    found.foreign[0].encode()  # it can be printed
+
+
+def test_a_planted_symlink_is_damage_and_is_not_followed(keep):
+    path = next((keep / "shards").rglob("*.safetensors"))
+    path.rename(keep.parent / "elsewhere")
+    path.symlink_to(keep.parent / "elsewhere")
+    assert path.relative_to(keep).as_posix() in {damage.key for damage in report(keep).damages}
+
+
+# While others work
+
+
+def test_a_checkpoint_that_is_dropped_meanwhile_is_no_damage(keep):
+    for number in range(1, 60):
+        store = Store.open(LocalBackend(keep))
+        verifying = Store.open(LocalBackend(keep))
+        run = store.run("cnn")
+        newest = run.checkpoints()[0].number
+        happened = on_call(verifying.backend, number, lambda store=store, run=run: drop_all_but_newest(store, run))
+        snapshot = store.save(state(newest), meta={"kind": "checkpoint", "step": 10 * newest})
+        run.commit_checkpoint(run.attempts()[0], snapshot, step=10 * newest, epoch=0)
+        found = verifying.verify()
+        assert found.damages == (), f"dropped at call {number}"
+        if not happened:
+            break
+    else:
+        pytest.fail("the verification has more calls than were tried")
+
+
+def test_a_checkpoint_that_is_committed_meanwhile_is_no_damage(keep):
+    for number in range(1, 120):
+        store, verifying = Store.open(LocalBackend(keep)), Store.open(LocalBackend(keep))
+        run = store.run("cnn")
+
+        def commit(store=store, run=run, number=number):
+            snapshot = store.save(state(number), meta={"kind": "checkpoint", "step": 1000 + number})
+            run.commit_checkpoint(run.attempts()[0], snapshot, step=1000 + number, epoch=0)
+            drop_all_but_newest(store, run)
+
+        happened = on_call(verifying.backend, number, commit)
+        assert verifying.verify().damages == (), f"committed at call {number}"
+        if not happened:
+            break
+    else:
+        pytest.fail("the verification has more calls than were tried")
+
+
+def drop_all_but_newest(store, run):
+    dropped = run.checkpoints()[1:]
+    run.drop([one.number for one in dropped])
+    free(store, dropped)
+
+
+def on_call(backend, number, verb):
+    """Before the ``number``-th call of ``backend``, do ``verb`` once; the list that is returned says that it was."""
+    happened: list[bool] = []
+    calls = 0
+
+    def hook(found):
+        def call(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                verb()
+                happened.append(True)
+            return found(*arguments, **options)
+
+        return call
+
+    for name in ("read", "read_into", "size", "list"):
+        setattr(backend, name, hook(getattr(backend, name)))
+    return happened
+
+
+def test_an_object_that_the_device_cannot_read_is_damage_and_the_rest_is_read(keep, monkeypatch):
+    store = Store.open(LocalBackend(keep))
+    victims = [
+        next((keep / "shards").rglob("*.safetensors")).relative_to(keep).as_posix(),
+        next((keep / "snapshots").rglob("*.json")).relative_to(keep).as_posix(),
+        "runs/cnn/checkpoints/9999999998.json",
+    ]
+    read = store.backend.read
+
+    def fail(key, *arguments):
+        if key in victims:
+            raise StorageError(f"could not read {key}: input/output error")
+        return read(key, *arguments)
+
+    monkeypatch.setattr(store.backend, "read", fail)
+    found = {damage.key: damage.what for damage in store.verify().damages}
+    assert set(victims) <= found.keys()
+    for key in victims:
+        assert "input/output error" in found[key]
+
+
+# Progress
+
+
+def test_progress_counts_every_byte_once_up_to_the_whole(keep):
+    told: list[tuple[int, int]] = []
+    found = report(keep, on_progress=lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert {total for _, total in told} == {found.nbytes}
+    assert told[-1] == (found.nbytes, found.nbytes)
+
+
+def test_progress_is_told_within_a_large_shard(tmp_path):
+    store = Store.open(LocalBackend(tmp_path / "keep"))
+    store.save({"w": np.random.default_rng(0).normal(size=(5000, 1000)).astype("f4")}, meta={"kind": "state"})
+    told: list[int] = []
+    store.verify(lambda done, total: told.append(done))
+    assert max(later - earlier for earlier, later in zip([0, *told], told, strict=False)) < 6 << 20
+
+
+def test_a_keep_in_memory_and_an_empty_one_can_be_verified():
+    store = Store.open(MemoryBackend("verified"))
+    assert store.verify().ok
+    trained(store, "cnn")
+    assert store.verify().ok
+    assert differences(store.load(store.resolve("cnn@30")), state(30)) == []
