@@ -46,13 +46,14 @@ class Report:
 
 def compared(title: str, results: Sequence[Result], base: Result, *, unit: str = "s", scale: float = 1.0) -> Report:
     """A table of costs with each one's ratio to ``base``, cheapest first."""
-    report = Report(title, ["what", f"median, {unit}", "noise", f"x {base.contender.name}"])
+    report = Report(title, ["what", f"median, {unit}", "noise", "rounds", f"x {base.contender.name}"])
     for result in sorted(results, key=lambda one: one.middle):
         report.add(
             result.contender.kind,
             result.contender.name,
             f"{result.middle * scale:.3g}",
             f"±{result.spread:.0%}",
+            str(len(result.costs)),
             f"{result.ratio(base):.2f}",
         )
     return report

@@ -9,6 +9,7 @@ from typing import Any
 from modelkeep.backend import open_backend
 from modelkeep.snapshot import Snapshot
 from modelkeep.store import GRACE_SECONDS, GcReport, Store, VerifyReport
+from modelkeep.store.retention import valid_runs
 from modelkeep.training.place import default_place
 from modelkeep.training.run import Run
 from modelkeep.training.start import Request
@@ -152,17 +153,17 @@ class Keep:
         return self._store.verify(on_progress)
 
     def gc(self, *, dry_run: bool = True, grace: float = GRACE_SECONDS) -> GcReport:
-        """Remove what nothing names, if it is older than ``grace`` seconds; by default only say what that would be.
+        """Remove what nothing names, if it is older than a day and than ``grace`` seconds; by default only say it.
 
         Raises:
-            RunLocked: a run is being written; collect when it has ended.
+            RunLocked: a run is being written; collect when it has ended. A dry run does not mind.
             Damaged: a record cannot be read: it could name anything, so nothing is removed.
         """
         return self._store.gc(dry_run=dry_run, grace=grace)
 
     def names(self) -> list[str]:
         """The runs that were started: a lock alone, of a start that was refused, is none."""
-        return [name for name in self._store.runs() if self._store.run(name).exists()]
+        return [run.name for run in valid_runs(self._store) if run.exists()]
 
     def __repr__(self) -> str:
         count = len(self.names())

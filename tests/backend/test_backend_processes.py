@@ -48,8 +48,9 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_lock_that_another_process_holds_names_it(holder: subprocess.Popen[str], tmp_path: Path):
-    with pytest.raises(RunLocked, match=rf"{holder.pid}.*{os.uname().nodename}"), LocalBackend(tmp_path).lock(
-        "runs/a/lock"
+    with (
+        pytest.raises(RunLocked, match=rf"{holder.pid}.*{os.uname().nodename}"),
+        LocalBackend(tmp_path).lock("runs/a/lock"),
     ):
         pass
 

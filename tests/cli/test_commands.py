@@ -237,18 +237,25 @@ def test_a_damaged_checkpoint_record_is_named_and_the_others_are_listed(keep: Ke
 def test_gc_deletes_nothing_without_yes(place: Path) -> None:
     keep = mk.open(place)
     snapshot = keep.store.save(state(1), meta={"kind": "checkpoint"})
+    assert call("gc", place=place).stdout == "2 younger than 24 hours stay\nnothing to delete\n"
+    for path in place.rglob("*"):
+        os.utime(path, (1e9, 1e9))
     before = sorted(place.rglob("*"))
-    result = call("gc", "--grace-hours", "0", place=place)
+    result = call("gc", place=place)
     assert result.exit_code == 0
-    assert "--yes does it" in result.stdout
+    assert "would delete 2 objects" in result.stdout
+    assert len(call("gc", "-q", place=place).stdout.split()) == 2
     assert sorted(place.rglob("*")) == before
-    assert "nothing to delete" in call("gc", place=place).stdout
-    assert call("gc", "--grace-hours", "0", "--yes", place=place).exit_code == 0
+    assert "deleted 2 objects" in call("gc", "--yes", place=place).stdout
     with pytest.raises(NotFound):
         keep.snapshot(snapshot.id)
 
 
-def test_gc_with_a_run_open_elsewhere_ends_with_6(place: Path) -> None:
+def test_a_grace_of_less_than_a_day_is_refused(keep: Keep, place: Path) -> None:
+    assert call("gc", "--grace-hours", "1", place=place).exit_code == 2
+
+
+def test_gc_that_deletes_with_a_run_open_elsewhere_ends_with_6(place: Path) -> None:
     body = (
         "import modelkeep as mk, sys; run = mk.open(sys.argv[1]).run('cnn'); print('on', flush=True); sys.stdin.read()"
     )
@@ -256,7 +263,8 @@ def test_gc_with_a_run_open_elsewhere_ends_with_6(place: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "on\n"
-        result = call("gc", place=place)
+        assert call("gc", place=place).exit_code == 0
+        result = call("gc", "--yes", place=place)
         assert result.exit_code == 6
         assert f"process {process.pid}" in result.stderr
         assert columns(call("ls", place=place), 0, 1) == [["cnn", "running"]]

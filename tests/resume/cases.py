@@ -101,6 +101,20 @@ def tf_data_repeated() -> Any:
     return (train,), {"steps_per_epoch": 11, "validation_data": (val_x, val_y)}
 
 
+def tf_data_of_unknown_length() -> Any:
+    (train,), fit = tf_data()
+    return (train.filter(lambda images, labels: True),), fit
+
+
+def arrays_of_several() -> Any:
+    x, y, val_x, val_y = digits()
+    both = [
+        ({"image": images, "mean": images.mean(axis=(1, 2))}, {"digit": labels, "odd": labels % 2})
+        for images, labels in ((x, y), (val_x, val_y))
+    ]
+    return both[0], {"batch_size": BATCH, "validation_data": both[1]}
+
+
 class Digits(keras.utils.PyDataset):
     """Shuffles its own rows at each epoch's end, as people write it."""
 
@@ -133,7 +147,9 @@ DATA = {
     "arrays_class_weight": arrays_class_weight,
     "arrays_steps": arrays_steps,
     "tensors": tensors,
+    "arrays_of_several": arrays_of_several,
     "tf_data": tf_data,
+    "tf_data_of_unknown_length": tf_data_of_unknown_length,
     "tf_data_repeated": tf_data_repeated,
     "py_dataset": py_dataset,
     "py_dataset_threads": lambda: py_dataset(workers=2),
@@ -244,6 +260,18 @@ def mixed(case: dict[str, Any]) -> keras.Model:
     return cnn(case)
 
 
+def two_headed(case: dict[str, Any]) -> keras.Model:
+    image, mean = keras.Input((8, 8, 1), name="image"), keras.Input((1,), name="mean")
+    x = keras.layers.RandomTranslation(0.1, 0.1)(image)
+    x = keras.layers.Concatenate()([keras.layers.Flatten()(x), mean])
+    x = keras.layers.Dropout(0.3)(keras.layers.Dense(16, activation="relu")(x))
+    outputs = {name: keras.layers.Dense(units, name=name)(x) for name, units in (("digit", 10), ("odd", 2))}
+    model = keras.Model({"image": image, "mean": mean}, outputs)
+    loss = {name: keras.losses.SparseCategoricalCrossentropy(from_logits=True) for name in outputs}
+    model.compile(keras.optimizers.AdamW(1e-2), loss, metrics={"digit": ["accuracy"]}, **case.get("compile", {}))
+    return model
+
+
 class Subclassed(keras.Model):
     def __init__(self) -> None:
         super().__init__()
@@ -266,4 +294,4 @@ def custom_step(case: dict[str, Any]) -> keras.Model:
     return compiled(own_step_model(keras.Input((8, 8, 1)), layers()), case)
 
 
-MODELS = {"cnn": cnn, "mixed": mixed, "subclassed": subclassed, "custom_step": custom_step}
+MODELS = {"cnn": cnn, "two_headed": two_headed, "mixed": mixed, "subclassed": subclassed, "custom_step": custom_step}

@@ -17,6 +17,8 @@ CASES: dict[str, dict[str, Any]] = {
         "callbacks": "scheduled",
     },
     "a repeated tf.data with steps_per_epoch": {"backend": "tensorflow", "data": "tf_data_repeated"},
+    "a tf.data of unknown length, at epochs": {"backend": "tensorflow", "data": "tf_data_of_unknown_length"},
+    "several inputs, outputs and losses": {"backend": "torch", "data": "arrays_of_several", "model": "two_headed"},
     "a PyDataset with threads": {"backend": "tensorflow", "data": "py_dataset_threads"},
     "a PyDataset with processes": {"backend": "torch", "data": "py_dataset_processes"},
     "several steps an execution": {

@@ -115,7 +115,7 @@ def test_exact_false_goes_on_and_says_so(tmp_path: Path) -> None:
 
 
 def test_an_unknown_argument_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="epoch.*batch_size"):
+    with pytest.raises(UsageError, match=r"epoch.*batch_size"):
         mk.keras.fit(dense(), X, Y, run=mk.open(tmp_path / "keep").run("r"), epoch=3)
 
 

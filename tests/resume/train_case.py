@@ -17,9 +17,9 @@ from typing import Any
 
 import cases
 import keras
-from modelkeep.backend.local import LocalBackend
 
 import modelkeep as mk
+from modelkeep.backend.local import LocalBackend
 from modelkeep.frameworks import keras as keras_door
 
 CASE, KEEP, OUT = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]

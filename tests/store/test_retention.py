@@ -1,6 +1,7 @@
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import numpy as np
 import pytest
@@ -68,9 +69,7 @@ def test_infinite_metrics_are_metrics():
 
 
 made_up = st.lists(
-    st.tuples(
-        st.integers(0, 200), st.booleans(), st.none() | st.floats(allow_nan=True, allow_infinity=True, width=16)
-    ),
+    st.tuples(st.integers(0, 200), st.booleans(), st.none() | st.floats(allow_nan=True, allow_infinity=True, width=16)),
     max_size=20,
 )
 policies = st.builds(
@@ -217,7 +216,7 @@ def damage(path):
 @pytest.mark.parametrize("kind", ["snapshots", "runs/other/checkpoints", "runs/other/dropped"])
 def test_where_a_record_cannot_be_read_nothing_is_deleted_and_training_goes_on(local_store, tmp_path, kind):
     """It could name any shard or snapshot."""
-    run, _ = trained(local_store)
+    _run, _ = trained(local_store)
     other, others = trained(local_store, "other")
     drop(local_store, other, [1])
     folder = tmp_path / "keep" / kind
@@ -253,7 +252,7 @@ def test_foreign_folders_beside_the_runs_do_not_stop_a_drop(local_store, tmp_pat
 
 
 def test_a_tombstone_whose_run_was_killed_before_freeing_loses_nothing(store):
-    run, snapshots = trained(store)
+    run, _snapshots = trained(store)
     run.drop([1, 2, 3])
     again = Store.open(store.backend)
     drop(again, again.run("cnn"), [4])
@@ -261,6 +260,9 @@ def test_a_tombstone_whose_run_was_killed_before_freeing_loses_nothing(store):
 
 
 # Two at once
+
+
+_RACES = count()
 
 
 class Turns:
@@ -332,41 +334,40 @@ def orders():
     return st.lists(burst, max_size=12).map(lambda bursts: [name for name, count in bursts for _ in range(count)])
 
 
-@given(orders())
-@settings(max_examples=150, deadline=None)
-def test_a_writer_that_reuses_pieces_loses_none_to_a_drop(order):
-    """A fork saves with the pieces of a checkpoint that its own run drops at the same time."""
-    backend = MemoryBackend(f"race-{id(order)}-{threading.get_ident()}-{len(order)}")
-    _race(backend, order, lambda store: drop(store, store.run("cnn"), [1, 2, 3]))
+def drop_three(store):
+    drop(store, store.run("cnn"), [1, 2, 3])
 
 
-@given(orders())
-@settings(max_examples=150, deadline=None)
-def test_a_writer_that_reuses_pieces_loses_none_to_a_run_that_starts_again(order):
-    """The run was killed after it had deleted a dropped record, and before it deleted the shards."""
-    backend = MemoryBackend(f"race-{id(order)}-{threading.get_ident()}-{len(order)}")
+def drop_in_two_steps(store):
+    drop(store, store.run("cnn"), [1, 2])
+    drop(store, store.run("cnn"), [3])
 
-    def start_again(store):
-        clear_leftovers(store, store.run("cnn"))
 
-    _race(backend, order, start_again, killed=True)
+def start_again(store):
+    """The run was killed after it had deleted dropped records, and before it deleted their shards."""
+    clear_leftovers(store, store.run("cnn"))
 
 
 @given(orders())
 @settings(max_examples=100, deadline=None)
-def test_a_writer_that_reuses_pieces_loses_none_to_two_collectors(order):
-    backend = MemoryBackend(f"race-{id(order)}-{threading.get_ident()}-{len(order)}")
-
-    def both(store):
-        drop(store, store.run("cnn"), [1, 2])
-        drop(store, store.run("cnn"), [3])
-
-    _race(backend, order, both)
+@pytest.mark.parametrize("collecting", [drop_three, drop_in_two_steps, start_again])
+def test_a_fork_that_reuses_pieces_loses_none_to_a_collector(collecting, order):
+    """A fork saves with the pieces of a checkpoint that its parent's run drops at the same time."""
+    _race(order, collecting)
 
 
-def _race(backend, order, collecting, *, killed=False):
-    for entry in list(backend.list("")):
-        backend.delete(entry.key)
+@pytest.mark.parametrize("collecting", [drop_three, start_again])
+def test_no_pair_of_pauses_lets_a_collector_take_pieces_that_a_fork_reuses(collecting):
+    """Every way to stop one of the two before some call, let the other go some calls on, and let the first end."""
+    for first, second in (("writer", "collector"), ("collector", "writer")):
+        for before in range(26):
+            for during in (*range(1, 14), 1000):
+                _race([first] * before + [second] * during + [first] * 1000, collecting)
+
+
+def _race(order, collecting):
+    killed = collecting is start_again
+    backend = MemoryBackend(f"race-{next(_RACES)}")
     store = Store.open(backend)
     run, snapshots = trained(store, steps=range(1, 5), writer="ab" * 8)
     store.save(state(99), meta={"kind": "state"}, writer="cd" * 8)
@@ -375,11 +376,12 @@ def _race(backend, order, collecting, *, killed=False):
         run.drop([1, 2, 3])
         for one in snapshots[:3]:
             store.delete_snapshot(one.id)
-    fork = Store.open(backend)
-    record = fork.run("fork")
-    attempt = record.start_attempt({})
     turns = Turns(order)
+    fork = Store.open(backend)
+    attempt = fork.run("fork").start_attempt({})
+    fork = Store.open(backend)
     fork.backend = Turned(backend, turns)  # type: ignore[assignment]
+    record = fork.run("fork")
     collector = Store.open(backend)
     collector.backend = Turned(backend, turns)  # type: ignore[assignment]
 
@@ -397,7 +399,7 @@ def _race(backend, order, collecting, *, killed=False):
 
 def test_two_runs_that_drop_at_the_same_moment_both_go_on(store, monkeypatch):
     one, _ = trained(store, "one")
-    two, _ = trained(store, "two")
+    trained(store, "two")
     create = store.backend.create
 
     def overtaken(key, data):
@@ -491,7 +493,7 @@ def test_leftovers_stay_where_locks_do_not_exclude(local_store, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["snapshots", "attempts"])
 def test_damage_elsewhere_in_the_keep_does_not_stop_a_run_from_starting(local_store, tmp_path, kind):
-    run, snapshots = trained(local_store, writer=MINE)
+    _run, snapshots = trained(local_store, writer=MINE)
     left = leave_shard(local_store, MINE, 90)
     victim = snapshots[-1].id
     damage(

@@ -158,9 +158,9 @@ def test_a_run_that_is_being_written_stops_a_collection(store, run, later, monke
 
 def test_looking_changes_no_file(local_store, tmp_path):
     trained(local_store)
-    before = {path for path in (tmp_path / "keep").rglob("*")}
+    before = set((tmp_path / "keep").rglob("*"))
     local_store.gc()
-    assert {path for path in (tmp_path / "keep").rglob("*")} == before
+    assert set((tmp_path / "keep").rglob("*")) == before
 
 
 def test_a_record_that_cannot_be_read_stops_a_collection(local_store, tmp_path, later):

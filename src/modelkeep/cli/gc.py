@@ -8,7 +8,7 @@ from modelkeep.cli.exits import exit_codes
 from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, open_keep
 from modelkeep.cli.output import print_json, print_table, shown_bytes
 
-HELP = "List what no run and no snapshot names, and with --yes delete it. No run may be open."
+HELP = "List what no run and no snapshot names, and with --yes delete it; no run may be open then."
 EPILOG = exit_codes(3, 4, 5, 6, 7)
 
 
@@ -16,7 +16,7 @@ def command(
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it nothing is changed.")] = False,
     grace_hours: Annotated[
-        float, typer.Option("--grace-hours", min=0.0, help="Leave what is younger: it may be of a save under way.")
+        float, typer.Option("--grace-hours", min=24.0, help="Leave what is younger: it may be of a save under way.")
     ] = 24.0,
     keep: KeepOption = None,
     as_json: JsonOption = False,

@@ -1,20 +1,29 @@
 """Read everything in a keep, and name what is damaged: each tensor, and the checkpoints that it is part of."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from modelkeep.errors import Damaged, ModelkeepError
-from modelkeep.snapshot import Snapshot
+from modelkeep.backend import Backend, Entry
+from modelkeep.errors import Damaged, InvalidName, ModelkeepError, NotFound
+from modelkeep.snapshot import ShardInfo, Snapshot
 from modelkeep.snapshot.canonical import unseal
 from modelkeep.snapshot.pieces import digest
-from modelkeep.snapshot.safetensors import Header, data_start, parse_header
+from modelkeep.snapshot.safetensors import Entry as Lies
+from modelkeep.snapshot.safetensors import data_start, parse_header
 from modelkeep.store import layout
+from modelkeep.store.numbering import number_of
+from modelkeep.store.retention import valid_runs
+from modelkeep.store.runs import Checkpoint, RunRecord
 from modelkeep.values import Digest, SnapshotId
 
 if TYPE_CHECKING:
-    from modelkeep.backend import Entry
     from modelkeep.store.store import Store
+
+_DROPPED = "dropped"
+_LOCK = re.compile(r"runs/[^/]+/lock")
+_CHECKPOINT = re.compile(r"runs/(?P<run>[^/]+)/checkpoints/(?P<number>[0-9]{10})\.json")
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are read and the bytes of the whole keep."""
@@ -53,151 +62,201 @@ class VerifyReport:
 
 @dataclass(slots=True)
 class _Findings:
+    total: int
+    tell: Progress | None
     damages: list[Damage] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     done: int = 0
+
+    def passed(self, nbytes: int) -> None:
+        """Count bytes that are behind us."""
+        self.done += nbytes
+        if self.tell is not None and nbytes:
+            self.tell(self.done, self.total)
+
+
+@dataclass(slots=True)
+class _Keep:
+    """What the records say."""
+
+    store: "Store"
+    findings: _Findings
+    snapshots: dict[SnapshotId, Snapshot] = field(default_factory=dict)
+    holders: dict[str, list[Snapshot]] = field(default_factory=dict)
+    """The snapshots that a shard holds pieces of, by shard."""
+    refs: dict[SnapshotId, list[str]] = field(default_factory=dict)
+    """The checkpoints that name a snapshot."""
 
 
 def verify(store: "Store", on_progress: Progress | None = None) -> VerifyReport:
     """Read every object of the keep and compare it with its digest.
 
+    A keep that is being written may be verified: what is committed or dropped meanwhile is no damage.
+
     Raises:
-        StorageError: the storage cannot be read at all. Damage is reported, never raised.
+        StorageError: the storage cannot be listed. Damage, and objects that cannot be read, are reported, never raised.
     """
     entries = list(store.backend.list(""))
-    total = sum(entry.size for entry in entries)
-    findings = _Findings()
-    snapshots = _check_records(store, entries, findings)
-    names = _names(store, findings)
-    holders: dict[str, list[Snapshot]] = {}
-    for snapshot in snapshots.values():
+    findings = _Findings(sum(entry.size for entry in entries), on_progress)
+    keep = _Keep(store, findings)
+    shards: list[Entry] = []
+    for entry in entries:
+        if _LOCK.fullmatch(entry.key):
+            findings.passed(entry.size)
+        elif not layout.is_known(entry.key):
+            findings.foreign.append(_printable(entry.key))
+            findings.passed(entry.size)
+        elif entry.key.startswith(f"{layout.SHARDS}/"):
+            shards.append(entry)
+        else:
+            _check_record(keep, entry.key)
+            findings.passed(entry.size)
+    for snapshot in keep.snapshots.values():
         for shard in snapshot.shards:
-            holders.setdefault(shard, []).append(snapshot)
-    present = {layout.shard_of(entry.key) for entry in entries if entry.key.startswith(f"{layout.SHARDS}/")}
-    for shard in sorted(holders.keys() - present):
-        what = "the shard is gone; restore it from a copy of the keep, or go on from an older checkpoint"
-        findings.damages.append(
-            _damage(layout.shard_key(shard), _tensors_in(shard, holders[shard]), holders[shard], names, what)
-        )
-    for entry in entries:
-        if entry.key.startswith(f"{layout.SHARDS}/"):
-            _check_shard(store, entry, holders.get(layout.shard_of(entry.key), []), names, findings)
-        findings.done += entry.size
-        if on_progress is not None:
-            on_progress(findings.done, total)
-    return VerifyReport(tuple(findings.damages), tuple(findings.foreign), len(entries), total)
+            keep.holders.setdefault(shard, []).append(snapshot)
+    for run in valid_runs(store):
+        _check_checkpoints(keep, run)
+    _name_refs(keep)
+    for entry in shards:
+        before = findings.done
+        _check_shard(keep, entry, findings.passed)
+        findings.passed(entry.size - (findings.done - before))
+    _check_unlisted(keep, {layout.shard_of(entry.key) for entry in shards})
+    return VerifyReport(tuple(findings.damages), tuple(findings.foreign), len(entries), findings.total)
 
 
-def _check_records(store: "Store", entries: list["Entry"], findings: _Findings) -> dict[SnapshotId, Snapshot]:
-    """All objects but shards: each carries its own digest."""
-    snapshots: dict[SnapshotId, Snapshot] = {}
-    for entry in entries:
-        key = entry.key
-        if key.startswith(f"{layout.SHARDS}/") or key.endswith("/lock"):
-            continue
-        if not layout.is_known(key):
-            findings.foreign.append(key)
-            continue
-        try:
-            if key.startswith(f"{layout.SNAPSHOTS}/"):
-                snapshot = Snapshot.from_json(store.backend.read(key), key)
-                if layout.snapshot_key(snapshot.id) != key:
-                    raise _misplaced(key, snapshot.id)
-                snapshots[snapshot.id] = snapshot
-            else:
-                unseal(store.backend.read(key), key)
-        except ModelkeepError as error:
-            named = (layout.snapshot_of(key),) if key.startswith(f"{layout.SNAPSHOTS}/") else ()
-            findings.damages.append(Damage(key, (), named, (), str(error)))
-    return snapshots
+def _printable(key: str) -> str:
+    """A name that is not Unicode, as a message can hold it."""
+    return key.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _misplaced(key: str, snapshot: SnapshotId) -> ModelkeepError:
-    return Damaged(f"{key}: this is the record of snapshot {snapshot}, under another's name", key)
-
-
-def _names(store: "Store", findings: _Findings) -> dict[SnapshotId, list[str]]:
-    """The checkpoints by snapshot; a checkpoint whose snapshot is missing is damage too."""
-    names: dict[SnapshotId, list[str]] = {}
-    for run in store.runs():
-        try:
-            for checkpoint in store.run(run).iterate_checkpoints(on_damage=_reported_already):
-                ref = f"run:{run}@{checkpoint.step}"
-                names.setdefault(checkpoint.snapshot_id, []).append(ref)
-                if not store.has_snapshot(checkpoint.snapshot_id):
-                    key = layout.snapshot_key(checkpoint.snapshot_id)
-                    what = "the record is gone; restore it from a copy of the keep, or go on from an older checkpoint"
-                    findings.damages.append(Damage(key, (), (checkpoint.snapshot_id,), (ref,), what))
-        except ModelkeepError:
-            continue  # a tombstone that cannot be read; it is among the damages already
-    for index, damage in enumerate(findings.damages):
-        refs = tuple(ref for snapshot in damage.snapshots for ref in names.get(snapshot, []))
-        findings.damages[index] = Damage(damage.key, damage.tensors, damage.snapshots, refs, damage.what)
-    return names
-
-
-def _check_shard(
-    store: "Store", entry: "Entry", holders: list[Snapshot], names: dict[SnapshotId, list[str]], findings: _Findings
-) -> None:
-    shard = layout.shard_of(entry.key)
-    expected = {snapshot.shards[shard] for snapshot in holders}
+def _check_record(keep: _Keep, key: str) -> None:
+    """Any object but a shard: each carries its own digest."""
+    is_snapshot = key.startswith(f"{layout.SNAPSHOTS}/")
     try:
-        region = _header_region(store, entry)
-        header = parse_header(region, size=entry.size, key=entry.key)
+        data = keep.store.backend.read(key)
+        if not is_snapshot:
+            unseal(data, key)
+            return
+        snapshot = Snapshot.from_json(data, key)
+        if layout.snapshot_key(snapshot.id) != key:
+            raise Damaged(f"{key}: this is the record of snapshot {snapshot.id}, under another's name", key)
+        keep.snapshots[snapshot.id] = snapshot
+    except InvalidName:
+        keep.findings.foreign.append(_printable(key))
     except ModelkeepError as error:
-        findings.damages.append(_damage(entry.key, _tensors_in(shard, holders), holders, names, str(error)))
-        return
-    if not holders:
-        return  # of a save under way, or garbage: nothing says what its bytes should be
-    for info in expected:
-        if info.header != digest(region) or info.size != entry.size:
-            what = "the header is not the one that was written; restore the shard from a copy of the keep"
-            findings.damages.append(_damage(entry.key, (), holders, names, what))
-            break
-    for key, bad in _bad_pieces(store, entry, header, shard, holders):
-        what = f"piece {key} is not what was written; restore the shard from a copy, or go on from an older checkpoint"
-        hit = [snapshot for snapshot in holders if bad in snapshot.places]
-        findings.damages.append(_damage(entry.key, _tensors_of(bad, hit), hit, names, what))
+        if isinstance(error, NotFound) and not key.startswith(f"{layout.RUNS}/"):
+            return  # deleted since it was listed; a checkpoint that still names it is told below
+        named = (layout.snapshot_of(key),) if is_snapshot else ()
+        keep.findings.damages.append(Damage(key, (), named, (), _told(key, error)))
 
 
-def _header_region(store: "Store", entry: "Entry") -> bytes:
-    prefix = store.backend.read(entry.key, 0, min(8, entry.size))
-    return store.backend.read(entry.key, 0, data_start(prefix, entry.size, entry.key))
+def _told(key: str, error: Exception) -> str:
+    match = _CHECKPOINT.fullmatch(key)
+    if match is None:
+        return str(error)
+    return f"{error}; this is checkpoint {number_of(match['number'])} of run {match['run']}"
 
 
-def _bad_pieces(
-    store: "Store", entry: "Entry", header: Header, shard: str, holders: list[Snapshot]
-) -> Iterator[tuple[str, Digest]]:
-    wanted = {
-        place.key: piece for snapshot in holders for piece, place in snapshot.places.items() if place.shard == shard
-    }
-    for key, piece in wanted.items():
-        lies = header.entries.get(key)
-        if lies is None:
-            yield key, piece
-            continue
-        data = store.backend.read(entry.key, header.data_start + lies.start, header.data_start + lies.stop)
-        if digest(data) != piece:
-            yield key, piece
+def _check_checkpoints(keep: _Keep, run: RunRecord) -> None:
+    """Collect the checkpoints by snapshot; one whose snapshot is missing is damage too."""
+    damaged: dict[str, Exception] = {}
+    for checkpoint in run.iterate_checkpoints(on_damage=damaged.__setitem__, damage=(ModelkeepError,)):
+        ref = f"run:{run.name}@{checkpoint.step}"
+        keep.refs.setdefault(checkpoint.snapshot_id, []).append(ref)
+        if not keep.store.has_snapshot(checkpoint.snapshot_id) and not _is_dropped(run, checkpoint, damaged):
+            key = layout.snapshot_key(checkpoint.snapshot_id)
+            what = "the record is gone; restore it from a copy of the keep, or go on from an older checkpoint"
+            keep.findings.damages.append(Damage(key, (), (checkpoint.snapshot_id,), (ref,), what))
+    known = {damage.key for damage in keep.findings.damages}
+    for key, error in damaged.items():
+        if key not in known:
+            keep.findings.damages.append(Damage(key, (), (), (), _told(key, error)))
 
 
-def _tensors_in(shard: str, holders: list[Snapshot]) -> tuple[str, ...]:
-    pieces = {piece for one in holders for piece, place in one.places.items() if place.shard == shard}
-    return tuple(sorted({path for one in holders for path, spec in one.tensors.items() if pieces & set(spec.pieces)}))
+def _is_dropped(run: RunRecord, checkpoint: Checkpoint, damaged: Mapping[str, Exception]) -> bool:
+    """Whether a checkpoint was let go since it was listed, or may have been: by a tombstone that cannot be read."""
+    if any(f"/{_DROPPED}/" in key for key in damaged):
+        return True
+    try:
+        return checkpoint.number in run.dropped()
+    except ModelkeepError:
+        return True
 
 
-def _tensors_of(piece: Digest, holders: list[Snapshot]) -> tuple[str, ...]:
-    return tuple(sorted({path for one in holders for path, spec in one.tensors.items() if piece in spec.pieces}))
+def _name_refs(keep: _Keep) -> None:
+    """Add to the damages of records the checkpoints that they hit, which are known only now."""
+    for index, damage in enumerate(keep.findings.damages):
+        refs = {ref for snapshot in damage.snapshots for ref in keep.refs.get(snapshot, [])}
+        keep.findings.damages[index] = replace(damage, refs=tuple(sorted(refs)))
 
 
-def _damage(
-    key: str, tensors: tuple[str, ...], holders: list[Snapshot], names: dict[SnapshotId, list[str]], what: str
-) -> Damage:
-    snapshots = tuple(snapshot.id for snapshot in holders)
-    refs = tuple(sorted({ref for snapshot in snapshots for ref in names.get(snapshot, [])}))
-    return Damage(key, tensors, snapshots, refs, what)
+def _check_unlisted(keep: _Keep, listed: set[str]) -> None:
+    """Shards that a record names and that were not listed: written since, or gone."""
+    for shard in sorted(keep.holders.keys() - listed):
+        key = layout.shard_key(shard)
+        try:
+            entry = Entry(key, keep.store.backend.size(key), 0.0)
+        except NotFound:
+            _report_gone(keep, key)
+        except ModelkeepError as error:
+            _report(keep, key, keep.holders[shard], None, str(error))
+        else:
+            _check_shard(keep, entry, lambda _: None)
 
 
-def _reported_already(key: str, error: Exception) -> None:
-    """A checkpoint's record that cannot be read is among the damages of all records."""
-    del key, error
+def _report_gone(keep: _Keep, key: str) -> None:
+    holders = [one for one in keep.holders.get(layout.shard_of(key), []) if keep.store.has_snapshot(one.id)]
+    if holders:  # else it was dropped since it was listed
+        what = "the shard is gone; restore it from a copy of the keep, or go on from an older checkpoint"
+        _report(keep, key, holders, None, what)
+
+
+def _check_shard(keep: _Keep, entry: Entry, passed: Callable[[int], None]) -> None:
+    """Header and pieces. What no record names, of a save under way, has nothing that says what it should be."""
+    holders = keep.holders.get(layout.shard_of(entry.key), [])
+    try:
+        prefix = keep.store.backend.read(entry.key, 0, min(8, entry.size))
+        region = keep.store.backend.read(entry.key, 0, data_start(prefix, entry.size, entry.key))
+        header = parse_header(region, size=entry.size, key=entry.key)
+        passed(len(region))
+        if {ShardInfo(entry.size, digest(region))} != {one.shards[layout.shard_of(entry.key)] for one in holders}:
+            what = "the header or the size is not what was written; restore the shard from a copy of the keep"
+            if holders:
+                _report(keep, entry.key, holders, (), what)
+        for piece, hit in _pieces_in(layout.shard_of(entry.key), holders).items():
+            lies = header.entries.get(piece[1])
+            if lies is None or not _is_whole(keep.store.backend, entry.key, header.data_start, lies, piece[0]):
+                what = f"piece {piece[1]} is not what was written; restore the shard, or go on from an older checkpoint"
+                _report(keep, entry.key, hit, piece[0], what)
+            passed(lies.stop - lies.start if lies is not None else 0)
+    except NotFound:
+        _report_gone(keep, entry.key)
+    except ModelkeepError as error:
+        _report(keep, entry.key, holders, None, str(error))
+
+
+def _pieces_in(shard: str, holders: Sequence[Snapshot]) -> dict[tuple[Digest, str], list[Snapshot]]:
+    """The pieces in a shard by digest and key, each with the snapshots that need it."""
+    found: dict[tuple[Digest, str], list[Snapshot]] = {}
+    for snapshot in holders:
+        for piece, place in snapshot.places.items():
+            if place.shard == shard:
+                found.setdefault((piece, place.key), []).append(snapshot)
+    return found
+
+
+def _is_whole(backend: Backend, key: str, data_starts: int, lies: Lies, piece: Digest) -> bool:
+    return digest(backend.read(key, data_starts + lies.start, data_starts + lies.stop)) == piece
+
+
+def _report(keep: _Keep, key: str, holders: Sequence[Snapshot], pieces: Digest | tuple[()] | None, what: str) -> None:
+    """Report damage of a shard: of one piece, of no piece (``()``) or, with None, of all that lie in it."""
+    if pieces is None:
+        hit = {piece for piece, _ in _pieces_in(layout.shard_of(key), holders)}
+    else:
+        hit = {pieces} if isinstance(pieces, str) else set()
+    tensors = {path for one in holders for path, spec in one.tensors.items() if not hit.isdisjoint(spec.pieces)}
+    refs = {ref for one in holders for ref in keep.refs.get(one.id, [])}
+    snapshots = tuple(one.id for one in holders)
+    keep.findings.damages.append(Damage(key, tuple(sorted(tensors)), snapshots, tuple(sorted(refs)), what))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelkeep.backend import Backend
-from modelkeep.errors import AlreadyExists, Damaged, Fenced, NotFound, UsageError
+from modelkeep.errors import AlreadyExists, Damaged, Fenced, LimitExceeded, ModelkeepError, NotFound, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.snapshot.canonical import seal, unseal
 from modelkeep.state.leaves import decode, encode
@@ -225,21 +225,26 @@ class RunRecord:
         return list(self.iterate_checkpoints(dropped=dropped))
 
     def iterate_checkpoints(
-        self, *, dropped: bool = False, on_damage: Callable[[str, Exception], object] | None = None
+        self,
+        *,
+        dropped: bool = False,
+        on_damage: Callable[[str, Exception], object] | None = None,
+        damage: tuple[type[ModelkeepError], ...] = (Damaged, LimitExceeded),
     ) -> Iterator[Checkpoint]:
         """Yield the checkpoints newest first, reading each as it is asked for.
 
         ``on_damage(key, error)`` is told of a record that cannot be read, which is then left out; without it the
-        error is raised. What a damaged tombstone dropped is unknown, and comes as if it were there.
+        error is raised. What a damaged tombstone dropped is unknown, and comes as if it were there. ``damage``: the
+        errors that are told; others are raised.
         """
-        gone = self._dropped(on_damage)
+        gone = self._dropped(on_damage, damage)
         for number in sorted(self._numbers("checkpoints"), reverse=True):
             if number in gone and not dropped:
                 continue
             key = self._checkpoint_key(number)
             try:
                 checkpoint = self._checkpoint(number, dropped=number in gone)
-            except Damaged as error:
+            except damage as error:
                 if on_damage is None:
                     raise
                 on_damage(key, error)
@@ -264,7 +269,7 @@ class RunRecord:
 
     def dropped(self) -> set[int]:
         """The numbers of the checkpoints that were let go. Raises Damaged."""
-        return self._dropped(None)
+        return self._dropped(None, ())
 
     def named_snapshots(self) -> set[SnapshotId]:
         """The snapshots of the checkpoints that were not let go; each record is read once. Raises Damaged."""
@@ -273,13 +278,15 @@ class RunRecord:
             self._named[number] = self._checkpoint(number, dropped=False).snapshot_id
         return {self._named[number] for number in live}
 
-    def _dropped(self, on_damage: Callable[[str, Exception], object] | None) -> set[int]:
+    def _dropped(
+        self, on_damage: Callable[[str, Exception], object] | None, damage: tuple[type[ModelkeepError], ...]
+    ) -> set[int]:
         gone: set[int] = set()
         for number in self._numbers("dropped"):
             key = f"{self.prefix}/dropped/{newest_first(number)}.json"
             try:
                 gone |= self._tombstone(key)
-            except Damaged as error:
+            except damage as error:
                 if on_damage is None:
                     raise
                 on_damage(key, error)

@@ -5,6 +5,7 @@ import html
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -197,21 +198,7 @@ class Run:
         if clash:
             raise UsageError(f"extra_meta has {', '.join(clash)}, which modelkeep records itself; take other names")
         meta |= extra_meta or {}
-        exact = self.exact
-
-        def commit() -> None:
-            parents: list[Json] = [self._donor.id] if self._donor is not None else []
-            snapshot = self._store.save(
-                frozen, meta={**meta, "parents": parents}, writer=self._start.token, donor=self._donor
-            )
-            self._committed = self._start.record.commit_checkpoint(
-                self._start.attempt, snapshot, step=step, epoch=epoch, metrics=values, reason=reason, exact=exact
-            )
-            self._live.append(self._committed)
-            self._donor = snapshot
-            self._drop_old()
-
-        self._writer.save(commit)
+        self._writer.save(partial(self._commit, frozen, meta, values, self.exact))
         if wait:
             self._writer.wait()
 
@@ -316,6 +303,23 @@ class Run:
 
     # In the background
 
+    def _commit(self, tree: Tree, meta: dict[str, Any], metrics: dict[str, float], exact: bool) -> None:
+        """Snapshot, checkpoint, retention: in this order, so that a kill between two of them loses nothing."""
+        meta["parents"] = [self._donor.id] if self._donor is not None else []
+        snapshot = self._store.save(tree, meta=meta, writer=self._start.token, donor=self._donor)
+        self._committed = self._start.record.commit_checkpoint(
+            self._start.attempt,
+            snapshot,
+            step=meta["step"],
+            epoch=meta["epoch"],
+            metrics=metrics,
+            reason=meta["reason"],
+            exact=exact,
+        )
+        self._live.append(self._committed)
+        self._donor = snapshot
+        self._drop_old()
+
     def _append_metrics(self, rows: Sequence[Row]) -> None:
         self._start.record.append_metrics(self._start.attempt, rows)
 
@@ -346,14 +350,15 @@ class Run:
             "kind": "checkpoint",
             "run": self.name,
             "attempt": self.attempt,
-            "step": step,
-            "epoch": epoch,
+            "step": int(step),
+            "epoch": int(epoch),
             "metrics": encode(metrics, "metrics"),
             "reason": reason,
             "seed": self.seed,
             "params": encode(self._start.identity.params, "params"),
             "fingerprint": {**(self._fingerprint or {})},
             "not_exact": [*self._reasons],
+            "parents": [],
         }
 
     def _refuse_or_mark(self, differences: list[str], exact: bool) -> None:

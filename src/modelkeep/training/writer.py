@@ -105,6 +105,7 @@ class Writer:
                 self._job, self._rows = None, []
                 ends, self._busy, self._flush_asked = self._closing and job is None, True, False
             self._do(rows, job)
+            job = None  # a whole state hangs on it, and the next one may be long in coming
             with self._condition:
                 self._busy = False
                 self._condition.notify_all()

@@ -71,6 +71,7 @@ def fit(
     if _is_finished(run, call.epochs):
         return _finished_history(model, run)
     _refuse_or_mark(run, findings(call.callbacks, call.data[0], feed), exact=exact)
+    _tell_unknown_length(feed)
     run.check_fingerprint()
     try:
         with catch() as signals:
@@ -200,6 +201,16 @@ def _refuse_or_mark(run: Run, problems: list[str], *, exact: bool) -> None:
         raise NotExact(f"run {run.name} could not be resumed bit for bit:\n{text}\nor pass exact=False to go on anyway")
     run.mark_not_exact(problems)
     warnings.warn(f"run {run.name} will not resume bit for bit:\n{text}", RuntimeWarning, stacklevel=3)
+
+
+def _tell_unknown_length(feed: Feed | None) -> None:
+    if feed is not None and feed.source.steps is None:
+        warnings.warn(
+            "the dataset does not tell its length, so checkpoints are taken at the ends of epochs only; "
+            "dataset.apply(tf.data.experimental.assert_cardinality(N)), or steps_per_epoch=, allows them inside",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _build(model: keras.Model, feed: Feed | None) -> None:
