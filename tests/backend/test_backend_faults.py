@@ -32,7 +32,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_names_what_was_wanted_and_free_before_anything_is_written(small_disk: Path):
+def test_a_full_disk_names_what_was_wanted_and_free_before_anything_is_written(small_disk: Path) -> None:
     place = LocalBackend(small_disk / "keep")
     place.create("a", b"committed")
     with pytest.raises(StorageError, match=r"keep/big: .*8,388,608 bytes.*free.*intact"):
@@ -41,7 +41,7 @@ def test_a_full_disk_names_what_was_wanted_and_free_before_anything_is_written(s
     assert place.read("a") == b"committed"
 
 
-def test_a_disk_that_fills_while_writing_keeps_what_was_committed_and_leaves_no_part(small_disk: Path):
+def test_a_disk_that_fills_while_writing_keeps_what_was_committed_and_leaves_no_part(small_disk: Path) -> None:
     place = LocalBackend(small_disk / "keep")
     place.create("a", b"committed")
     with (
@@ -56,7 +56,7 @@ def test_a_disk_that_fills_while_writing_keeps_what_was_committed_and_leaves_no_
     assert place.size("b") == MEGABYTE
 
 
-def test_small_objects_on_a_full_disk_are_refused_whole(small_disk: Path):
+def test_small_objects_on_a_full_disk_are_refused_whole(small_disk: Path) -> None:
     place = LocalBackend(small_disk / "keep")
     made = 0
     with pytest.raises(StorageError, match=r"free"):
@@ -66,7 +66,7 @@ def test_small_objects_on_a_full_disk_are_refused_whole(small_disk: Path):
     assert len(os.listdir(small_disk / "keep" / "a")) == made
 
 
-def test_a_file_size_limit_is_a_storage_error_with_the_path(tmp_path: Path):
+def test_a_file_size_limit_is_a_storage_error_with_the_path(tmp_path: Path) -> None:
     place = LocalBackend(tmp_path / "keep")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
@@ -78,7 +78,7 @@ def test_a_file_size_limit_is_a_storage_error_with_the_path(tmp_path: Path):
     assert os.listdir(tmp_path / "keep") == []
 
 
-def test_a_read_only_file_system_says_so(small_disk: Path):
+def test_a_read_only_file_system_says_so(small_disk: Path) -> None:
     place = LocalBackend(small_disk / "keep")
     place.create("a", b"committed")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -133,7 +133,7 @@ def open_folder() -> Iterator[Path]:
         yield folder
 
 
-def test_who_may_not_is_told_the_path_and_to_look_at_permissions(open_folder: Path):
+def test_who_may_not_is_told_the_path_and_to_look_at_permissions(open_folder: Path) -> None:
     place = LocalBackend(open_folder / "keep")
     place.create("a", b"committed")
     place.create("secret/a", b"committed")
@@ -162,7 +162,7 @@ except StorageError as error:
 """
 
 
-def test_a_keep_in_a_folder_that_we_may_not_enter_is_a_storage_error(open_folder: Path):
+def test_a_keep_in_a_folder_that_we_may_not_enter_is_a_storage_error(open_folder: Path) -> None:
     LocalBackend(open_folder / "closed" / "keep")
     (open_folder / "closed").chmod(0o700)
     child = _as_nobody(CLOSED, open_folder / "closed" / "keep")

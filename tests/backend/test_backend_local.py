@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def place(tmp_path: Path) -> LocalBackend:
 # Opening
 
 
-def test_paths_and_file_urls_name_the_same_place(tmp_path: Path):
+def test_paths_and_file_urls_name_the_same_place(tmp_path: Path) -> None:
     folder = tmp_path / "a keep of ünusual name%20"
     place = open_backend(folder)
     place.create("a", b"x")
@@ -37,13 +38,13 @@ def test_paths_and_file_urls_name_the_same_place(tmp_path: Path):
     assert place.url.startswith("file:///")
 
 
-def test_a_place_that_is_not_there_is_not_made_by_looking(tmp_path: Path):
+def test_a_place_that_is_not_there_is_not_made_by_looking(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="keep"):
         open_backend(tmp_path / "keep", create=False)
     assert not (tmp_path / "keep").exists()
 
 
-def test_a_file_where_the_keep_should_be_is_named(tmp_path: Path):
+def test_a_file_where_the_keep_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "keep").write_text("mine")
     with pytest.raises(StorageError, match=r"keep is a file"):
         open_backend(tmp_path / "keep")
@@ -52,7 +53,7 @@ def test_a_file_where_the_keep_should_be_is_named(tmp_path: Path):
     assert (tmp_path / "keep").read_text() == "mine"
 
 
-def test_an_unknown_kind_of_url_is_refused_with_those_that_are_known():
+def test_an_unknown_kind_of_url_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(UsageError, match="memory://"):
         open_backend("ftp://host/keep")
 
@@ -60,13 +61,13 @@ def test_an_unknown_kind_of_url_is_refused_with_those_that_are_known():
 # What lies on the disk
 
 
-def test_objects_are_read_only_files_without_temporary_names_beside_them(place: LocalBackend, tmp_path: Path):
+def test_objects_are_read_only_files_without_temporary_names_beside_them(place: LocalBackend, tmp_path: Path) -> None:
     place.create("a/b", b"x")
     assert os.listdir(tmp_path / "keep" / "a") == ["b"]
     assert stat.S_IMODE((tmp_path / "keep" / "a" / "b").stat().st_mode) == 0o444
 
 
-def test_a_file_where_a_folder_should_be_is_named(place: LocalBackend, tmp_path: Path):
+def test_a_file_where_a_folder_should_be_is_named(place: LocalBackend, tmp_path: Path) -> None:
     place.create("a", b"mine")
     with pytest.raises(StorageError, match="keep/a"):
         place.create("a/b", b"x")
@@ -75,7 +76,7 @@ def test_a_file_where_a_folder_should_be_is_named(place: LocalBackend, tmp_path:
     assert place.read("a") == b"mine"
 
 
-def test_a_folder_where_an_object_should_be_is_damage(place: LocalBackend, tmp_path: Path):
+def test_a_folder_where_an_object_should_be_is_damage(place: LocalBackend, tmp_path: Path) -> None:
     (tmp_path / "keep" / "a").mkdir()
     with pytest.raises(Damaged, match="a is not a regular file"):
         place.read("a")
@@ -84,7 +85,7 @@ def test_a_folder_where_an_object_should_be_is_damage(place: LocalBackend, tmp_p
 
 
 @pytest.mark.parametrize("target", ["secret", "/etc/hostname", "missing"])
-def test_a_planted_symlink_is_not_followed(place: LocalBackend, tmp_path: Path, target: str):
+def test_a_planted_symlink_is_not_followed(place: LocalBackend, tmp_path: Path, target: str) -> None:
     (tmp_path / "keep" / "secret").write_text("secret")
     (tmp_path / "keep" / "object").symlink_to(target)
     with pytest.raises(Damaged, match="object") as caught:
@@ -97,7 +98,7 @@ def test_a_planted_symlink_is_not_followed(place: LocalBackend, tmp_path: Path, 
     assert (tmp_path / "keep" / "secret").read_text() == "secret"
 
 
-def test_a_planted_symlink_is_not_written_through(place: LocalBackend, tmp_path: Path):
+def test_a_planted_symlink_is_not_written_through(place: LocalBackend, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("mine")
     (tmp_path / "keep" / "object").symlink_to(outside)
@@ -106,7 +107,7 @@ def test_a_planted_symlink_is_not_written_through(place: LocalBackend, tmp_path:
     assert outside.read_text() == "mine"
 
 
-def test_a_planted_symlink_is_not_taken_as_a_lock(place: LocalBackend, tmp_path: Path):
+def test_a_planted_symlink_is_not_taken_as_a_lock(place: LocalBackend, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("mine")
     (tmp_path / "keep" / "lock").symlink_to(outside)
@@ -115,7 +116,7 @@ def test_a_planted_symlink_is_not_taken_as_a_lock(place: LocalBackend, tmp_path:
     assert outside.read_text() == "mine"
 
 
-def test_a_planted_pipe_is_damage_and_does_not_block(place: LocalBackend, tmp_path: Path):
+def test_a_planted_pipe_is_damage_and_does_not_block(place: LocalBackend, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "keep" / "object")
     with pytest.raises(Damaged, match="object"):
         place.read("object")
@@ -126,7 +127,7 @@ def test_a_planted_pipe_is_damage_and_does_not_block(place: LocalBackend, tmp_pa
 
 def test_the_bytes_are_synced_before_the_name_and_the_name_before_the_return(
     place: LocalBackend, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     calls = _record_calls(monkeypatch)
     place.create("a/b/c", b"x")
     order = [name for name, _ in calls]
@@ -141,7 +142,7 @@ def test_the_bytes_are_synced_before_the_name_and_the_name_before_the_return(
 
 def test_folders_that_a_killed_process_made_are_made_durable_by_the_next(
     place: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """mkdir, then kill -9 before the fsync of the parent: the next process finds a folder that a power cut removes."""
     (tmp_path / "keep" / "a" / "b").mkdir(parents=True)
     calls = _record_calls(monkeypatch)
@@ -152,7 +153,7 @@ def test_folders_that_a_killed_process_made_are_made_durable_by_the_next(
 
 def test_a_failed_fsync_is_not_tried_again_on_the_same_file(
     place: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     synced: list[int] = []
 
     def fail(descriptor: int) -> None:
@@ -171,7 +172,7 @@ def test_a_failed_fsync_is_not_tried_again_on_the_same_file(
     assert place.read("a/b") == b"x"
 
 
-def test_a_keep_that_is_removed_under_us_is_a_storage_error(place: LocalBackend, tmp_path: Path):
+def test_a_keep_that_is_removed_under_us_is_a_storage_error(place: LocalBackend, tmp_path: Path) -> None:
     place.create("a/b", b"x")
     (tmp_path / "keep" / "a" / "b").unlink()
     (tmp_path / "keep" / "a").rmdir()
@@ -189,7 +190,7 @@ def test_a_keep_that_is_removed_under_us_is_a_storage_error(place: LocalBackend,
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
 def test_without_hard_links_an_object_is_still_created_once(
     place: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-):
+) -> None:
     monkeypatch.setattr(os, "link", _failing(code))
     place.create("a/b", b"first")
     with pytest.raises(Exception, match="already"):
@@ -200,7 +201,7 @@ def test_without_hard_links_an_object_is_still_created_once(
 
 def test_without_links_and_exclusive_renames_it_is_said_once(
     place: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(os, "link", _failing(errno.EPERM))
     monkeypatch.setattr("modelkeep.backend.syscalls._rename_noreplace", lambda source, target: False)
     with pytest.warns(RuntimeWarning, match="neither hard links nor renameat2") as told:
@@ -213,7 +214,9 @@ def test_without_links_and_exclusive_renames_it_is_said_once(
     assert sorted(os.listdir(tmp_path / "keep" / "a")) == ["b", "c"]
 
 
-def test_a_file_system_without_permissions_still_takes_objects(place: LocalBackend, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_system_without_permissions_still_takes_objects(
+    place: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """exFAT, SMB and mounted drives refuse chmod; 0444 protects, but nothing depends on it."""
     monkeypatch.setattr(os, "fchmod", _failing(errno.EPERM))
     place.create("a", b"x")
@@ -223,7 +226,7 @@ def test_a_file_system_without_permissions_still_takes_objects(place: LocalBacke
 # Leftovers
 
 
-def test_cleaning_removes_unfinished_files_of_one_writer_only(place: LocalBackend, tmp_path: Path):
+def test_cleaning_removes_unfinished_files_of_one_writer_only(place: LocalBackend, tmp_path: Path) -> None:
     """Two writers share a folder where their tokens begin alike; what the other has under way is not ours to remove."""
     mine = place.writer("shards/ab/ab00000000000001-1.safetensors")
     other = place.writer("shards/ab/ab00000000000002-1.safetensors")
@@ -235,7 +238,7 @@ def test_cleaning_removes_unfinished_files_of_one_writer_only(place: LocalBacken
     mine.abort()
 
 
-def test_cleaning_leaves_what_was_begun_later(place: LocalBackend):
+def test_cleaning_leaves_what_was_begun_later(place: LocalBackend) -> None:
     writer = place.writer("a/b")
     writer.append(memoryview(b"x"))
     assert place.clean("a", place.now() - 3600) == 0
@@ -243,8 +246,8 @@ def test_cleaning_leaves_what_was_begun_later(place: LocalBackend):
     assert place.read("a/b") == b"x"
 
 
-def _failing(code: int):
-    def fail(*arguments, **options):
+def _failing(code: int) -> Any:
+    def fail(*arguments: Any, **options: Any) -> None:
         raise OSError(code, os.strerror(code))
 
     return fail
@@ -261,7 +264,7 @@ def _record_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         calls.append((f"fsync {kind}", name))
         real_fsync(descriptor)
 
-    def link(source, target, **options) -> None:
+    def link(source, target, **options: Any) -> None:
         calls.append(("link", os.path.basename(target)))
         real_link(source, target, **options)
 

@@ -20,13 +20,13 @@ class TestMemory(BackendSuite):
         return open_backend(backend.url)
 
 
-def test_places_of_other_names_share_nothing():
+def test_places_of_other_names_share_nothing() -> None:
     one, other = MemoryBackend(f"suite-{next(_NAMES)}"), MemoryBackend(f"suite-{next(_NAMES)}")
     one.create("a", b"x")
     assert list(other.list("")) == []
 
 
-def test_a_place_that_is_not_there_is_not_made_by_looking():
+def test_a_place_that_is_not_there_is_not_made_by_looking() -> None:
     name = f"suite-{next(_NAMES)}"
     with pytest.raises(NotFound, match=name):
         open_backend(f"memory://{name}", create=False)
@@ -34,7 +34,7 @@ def test_a_place_that_is_not_there_is_not_made_by_looking():
         open_backend(f"memory://{name}", create=False)
 
 
-def test_what_the_caller_does_with_its_buffer_later_changes_nothing():
+def test_what_the_caller_does_with_its_buffer_later_changes_nothing() -> None:
     place = MemoryBackend(f"suite-{next(_NAMES)}")
     mine = bytearray(b"12345")
     with place.writer("a") as writer:

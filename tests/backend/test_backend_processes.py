@@ -47,7 +47,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     _end(child)
 
 
-def test_a_lock_that_another_process_holds_names_it(holder: subprocess.Popen[str], tmp_path: Path):
+def test_a_lock_that_another_process_holds_names_it(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     with (
         pytest.raises(RunLocked, match=rf"{holder.pid}.*{os.uname().nodename}"),
         LocalBackend(tmp_path).lock("runs/a/lock"),
@@ -55,19 +55,19 @@ def test_a_lock_that_another_process_holds_names_it(holder: subprocess.Popen[str
         pass
 
 
-def test_a_lock_of_another_name_is_free(holder: subprocess.Popen[str], tmp_path: Path):
+def test_a_lock_of_another_name_is_free(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     with LocalBackend(tmp_path).lock("runs/b/lock"):
         pass
 
 
-def test_kill_9_frees_the_lock_at_once(holder: subprocess.Popen[str], tmp_path: Path):
+def test_kill_9_frees_the_lock_at_once(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with LocalBackend(tmp_path).lock("runs/a/lock"):
         pass
 
 
-def test_a_lock_that_was_let_go_can_be_taken_by_another_process(tmp_path: Path):
+def test_a_lock_that_was_let_go_can_be_taken_by_another_process(tmp_path: Path) -> None:
     with LocalBackend(tmp_path).lock("runs/a/lock"):
         pass
     child = _start(HOLDER, tmp_path)
@@ -76,7 +76,7 @@ def test_a_lock_that_was_let_go_can_be_taken_by_another_process(tmp_path: Path):
     _end(child)
 
 
-def test_a_forked_child_does_not_have_its_parents_lock(tmp_path: Path):
+def test_a_forked_child_does_not_have_its_parents_lock(tmp_path: Path) -> None:
     """``flock`` belongs to the open file, which a fork shares: the child must be told apart by its process id."""
     place = LocalBackend(tmp_path)
     with place.lock("runs/a/lock"):
@@ -97,7 +97,7 @@ def test_a_forked_child_does_not_have_its_parents_lock(tmp_path: Path):
         _end(other)
 
 
-def test_of_three_processes_that_create_the_same_keys_each_key_has_one_winner(tmp_path: Path):
+def test_of_three_processes_that_create_the_same_keys_each_key_has_one_winner(tmp_path: Path) -> None:
     children = [_start(CREATOR, tmp_path, str(index)) for index in range(3)]
     for child in children:
         assert child.stdout is not None
@@ -119,7 +119,7 @@ def test_of_three_processes_that_create_the_same_keys_each_key_has_one_winner(tm
     assert len(os.listdir(tmp_path / "race")) == 100
 
 
-def test_what_a_killed_writer_left_is_seen_by_nobody_and_cleaned(tmp_path: Path):
+def test_what_a_killed_writer_left_is_seen_by_nobody_and_cleaned(tmp_path: Path) -> None:
     script = """
 import os, signal, sys
 from modelkeep.backend import LocalBackend

@@ -1,19 +1,23 @@
 import os
 import random
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from modelkeep.backend import LocalBackend, MemoryBackend
+from modelkeep.backend import Backend, LocalBackend, MemoryBackend
 from modelkeep.errors import ModelkeepError, StorageError
+from modelkeep.snapshot import Snapshot
 from modelkeep.snapshot.canonical import seal
 from modelkeep.state import differences
-from modelkeep.store import Store, free, layout
+from modelkeep.store import RunRecord, Store, free, layout
+from modelkeep.values import Json
 
 FLIPS = 400
 
 
-def state(step):
+def state(step: int) -> Any:
     return {
         "base": np.arange(500, dtype="f4"),
         "head": np.full(300, step, "f4"),
@@ -22,7 +26,7 @@ def state(step):
     }
 
 
-def trained(store, name, steps=(10, 20, 30)):
+def trained(store: Store, name: str, steps: Any = (10, 20, 30)) -> Any:
     run = store.run(name)
     attempt = run.start_attempt({"writer": ""})
     donor = None
@@ -34,7 +38,7 @@ def trained(store, name, steps=(10, 20, 30)):
 
 
 @pytest.fixture
-def keep(local_store, tmp_path):
+def keep(local_store: Store, tmp_path: Path) -> Any:
     """The folder of a keep with two runs: one with a dropped checkpoint, one that is finished."""
     run = trained(local_store, "cnn")
     dropped = [one for one in run.checkpoints() if one.number == 2]
@@ -45,23 +49,23 @@ def keep(local_store, tmp_path):
     return tmp_path / "keep"
 
 
-def report(keep, **options):
+def report(keep: Path, **options: Any) -> Any:
     """What a process that has seen nothing yet finds."""
     return Store.open(LocalBackend(keep)).verify(**options)
 
 
-def files(keep):
+def files(keep: Path) -> Any:
     return sorted(path for path in keep.rglob("*") if path.is_file() and path.name != "lock")
 
 
-def flip(path, bit):
+def flip(path: Path, bit: int) -> None:
     data = bytearray(path.read_bytes())
     data[bit // 8] ^= 1 << bit % 8
     path.chmod(0o644)
     path.write_bytes(data)
 
 
-def test_a_whole_keep_has_no_damage(keep):
+def test_a_whole_keep_has_no_damage(keep: Path) -> None:
     found = report(keep)
     assert found.ok
     assert (found.damages, found.foreign) == ((), ())
@@ -69,7 +73,7 @@ def test_a_whole_keep_has_no_damage(keep):
     assert found.nbytes == sum(path.stat().st_size for path in files(keep))
 
 
-def test_every_flipped_bit_in_any_file_is_reported_by_its_key(keep):
+def test_every_flipped_bit_in_any_file_is_reported_by_its_key(keep: Path) -> None:
     """A few hundred bits, over all files alike; so small a keep has a few thousand bits that matter in each."""
     chance = random.Random(7)
     paths = files(keep)
@@ -89,14 +93,14 @@ def test_every_flipped_bit_in_any_file_is_reported_by_its_key(keep):
     assert report(keep).ok
 
 
-def test_a_flipped_bit_in_keep_json_of_an_open_keep_is_reported(keep):
+def test_a_flipped_bit_in_keep_json_of_an_open_keep_is_reported(keep: Path) -> None:
     store = Store.open(LocalBackend(keep))
     flip(keep / "keep.json", 100)
     assert [damage.key for damage in store.verify().damages] == ["keep.json"]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 8, 5000, -1])
-def test_a_file_that_is_cut_short_is_reported_by_its_key(keep, cut):
+def test_a_file_that_is_cut_short_is_reported_by_its_key(keep: Path, cut: int) -> None:
     for path in files(keep)[1:]:
         whole = path.read_bytes()
         if abs(cut) >= len(whole):
@@ -108,7 +112,7 @@ def test_a_file_that_is_cut_short_is_reported_by_its_key(keep, cut):
     assert report(keep).ok
 
 
-def test_bytes_behind_the_end_are_reported(keep):
+def test_bytes_behind_the_end_are_reported(keep: Path) -> None:
     for path in files(keep)[1:]:
         whole = path.read_bytes()
         path.chmod(0o644)
@@ -118,7 +122,9 @@ def test_bytes_behind_the_end_are_reported(keep):
 
 
 @pytest.mark.parametrize(("old", "new"), [(b'"F32"', b'"I32"'), (b"str", b"stR")])
-def test_a_header_that_still_makes_sense_but_is_not_the_one_written_is_reported(keep, old, new):
+def test_a_header_that_still_makes_sense_but_is_not_the_one_written_is_reported(
+    keep: Path, old: bytes, new: bytes
+) -> None:
     """The bytes of the tensors are whole, and another reader of the file would take them for something else."""
     for path in sorted((keep / "shards").rglob("*.safetensors")):
         whole = path.read_bytes()
@@ -134,7 +140,7 @@ def test_a_header_that_still_makes_sense_but_is_not_the_one_written_is_reported(
     pytest.fail(f"no shard has {old!r} in its header")
 
 
-def test_a_damaged_tensor_is_named_with_the_checkpoints_that_it_is_part_of(keep):
+def test_a_damaged_tensor_is_named_with_the_checkpoints_that_it_is_part_of(keep: Path) -> None:
     store = Store.open(LocalBackend(keep))
     first = store.run("cnn").checkpoints()[-1]
     snapshot = store.snapshot(first.snapshot_id)
@@ -151,7 +157,7 @@ def test_a_damaged_tensor_is_named_with_the_checkpoints_that_it_is_part_of(keep)
     assert "restore" in damage.what
 
 
-def test_a_shard_that_is_gone_is_reported_with_all_its_tensors(keep):
+def test_a_shard_that_is_gone_is_reported_with_all_its_tensors(keep: Path) -> None:
     store = Store.open(LocalBackend(keep))
     last = store.run("cnn").checkpoints()[0]
     snapshot = store.snapshot(last.snapshot_id)
@@ -164,12 +170,12 @@ def test_a_shard_that_is_gone_is_reported_with_all_its_tensors(keep):
     assert "gone" in damage.what
 
 
-def tensors_in(snapshot, shard):
+def tensors_in(snapshot: Snapshot, shard: str) -> Any:
     pieces = {piece for piece, place in snapshot.places.items() if place.shard == shard}
     return {path for path, spec in snapshot.tensors.items() if pieces & set(spec.pieces)}
 
 
-def test_a_record_that_is_gone_is_reported_with_its_checkpoint(keep):
+def test_a_record_that_is_gone_is_reported_with_its_checkpoint(keep: Path) -> None:
     store = Store.open(LocalBackend(keep))
     last = store.run("cnn").checkpoints()[0]
     (keep / layout.snapshot_key(last.snapshot_id)).unlink()
@@ -178,19 +184,19 @@ def test_a_record_that_is_gone_is_reported_with_its_checkpoint(keep):
     assert damage.refs == ("run:cnn@30",)
 
 
-def test_a_damaged_record_of_a_checkpoint_says_which_it_is(keep):
+def test_a_damaged_record_of_a_checkpoint_says_which_it_is(keep: Path) -> None:
     flip(keep / "runs" / "cnn" / "checkpoints" / "9999999996.json", 100)
     (damage,) = report(keep).damages
     assert damage.key == "runs/cnn/checkpoints/9999999996.json"
     assert "checkpoint 3 of run cnn" in damage.what
 
 
-def test_a_damaged_tombstone_is_one_damage_and_not_a_missing_record_too(keep):
+def test_a_damaged_tombstone_is_one_damage_and_not_a_missing_record_too(keep: Path) -> None:
     flip(keep / "runs" / "cnn" / "dropped" / "9999999998.json", 100)
     assert [damage.key for damage in report(keep).damages] == ["runs/cnn/dropped/9999999998.json"]
 
 
-def test_a_snapshot_under_the_name_of_another_is_damage(keep):
+def test_a_snapshot_under_the_name_of_another_is_damage(keep: Path) -> None:
     one, other = sorted((keep / "snapshots").rglob("*.json"))[:2]
     other.chmod(0o644)
     other.write_bytes(one.read_bytes())
@@ -200,7 +206,9 @@ def test_a_snapshot_under_the_name_of_another_is_damage(keep):
 @pytest.mark.parametrize(
     "document", [{}, {"number": 3}, {"number": 1, "snapshot": "../../x"}, {"number": "3"}], ids=str
 )
-def test_a_sealed_checkpoint_that_makes_no_sense_is_damage_and_no_traceback(keep, document):
+def test_a_sealed_checkpoint_that_makes_no_sense_is_damage_and_no_traceback(
+    keep: Path, document: dict[str, Json]
+) -> None:
     path = keep / "runs" / "cnn" / "checkpoints" / "9999999996.json"
     path.chmod(0o644)
     path.write_bytes(seal(document))
@@ -208,7 +216,7 @@ def test_a_sealed_checkpoint_that_makes_no_sense_is_damage_and_no_traceback(keep
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"digest": 1e999}'])
-def test_hostile_text_in_any_record_is_damage_and_no_traceback(keep, text):
+def test_hostile_text_in_any_record_is_damage_and_no_traceback(keep: Path, text: bytes) -> None:
     for path in files(keep)[1:]:
         whole = path.read_bytes()
         path.chmod(0o644)
@@ -220,7 +228,7 @@ def test_hostile_text_in_any_record_is_damage_and_no_traceback(keep, text):
 # What is not of the keep
 
 
-def test_foreign_files_are_listed_and_are_no_damage(keep):
+def test_foreign_files_are_listed_and_are_no_damage(keep: Path) -> None:
     names = [
         "notes.txt",
         "shards/readme",
@@ -243,7 +251,7 @@ def test_foreign_files_are_listed_and_are_no_damage(keep):
     assert sorted(found.foreign) == sorted(names)
 
 
-def test_names_that_are_no_text_are_listed_as_foreign(keep):
+def test_names_that_are_no_text_are_listed_as_foreign(keep: Path) -> None:
     with open(os.fsencode(keep) + b"/shards/\xff\xfe", "wb") as file:
         file.write(b"mine")
     found = report(keep)
@@ -252,7 +260,7 @@ def test_names_that_are_no_text_are_listed_as_foreign(keep):
     found.foreign[0].encode()  # it can be printed
 
 
-def test_a_planted_symlink_is_damage_and_is_not_followed(keep):
+def test_a_planted_symlink_is_damage_and_is_not_followed(keep: Path) -> None:
     path = next((keep / "shards").rglob("*.safetensors"))
     path.rename(keep.parent / "elsewhere")
     path.symlink_to(keep.parent / "elsewhere")
@@ -263,14 +271,14 @@ def test_a_planted_symlink_is_damage_and_is_not_followed(keep):
 
 
 @pytest.mark.parametrize("with_commit", [False, True], ids=["dropped", "committed and dropped"])
-def test_what_happens_meanwhile_is_no_damage(with_commit):
+def test_what_happens_meanwhile_is_no_damage(with_commit: bool) -> None:
     """Before each call of a verification once: a run drops all but its newest checkpoint, or commits one first."""
     for number in range(1, 500):
         backend = MemoryBackend(f"meanwhile-{with_commit}-{number}")
         store = Store.open(backend)
         run = trained(store, "cnn")
 
-        def work(store=store, run=run):
+        def work(store: Store = store, run: RunRecord = run) -> None:
             if with_commit:
                 snapshot = store.save(state(40), meta={"kind": "checkpoint", "step": 40})
                 run.commit_checkpoint(run.attempts()[0], snapshot, step=40, epoch=4)
@@ -284,19 +292,19 @@ def test_what_happens_meanwhile_is_no_damage(with_commit):
     assert number > 20
 
 
-def drop_all_but_newest(store, run):
+def drop_all_but_newest(store: Store, run: RunRecord) -> None:
     dropped = run.checkpoints()[1:]
     run.drop([one.number for one in dropped])
     free(store, dropped)
 
 
-def on_call(backend, number, verb):
+def on_call(backend: Backend, number: int, verb: Any) -> Any:
     """Before the ``number``-th call of ``backend``, do ``verb`` once; the list that is returned says that it was."""
     happened: list[bool] = []
     calls = 0
 
-    def hook(found):
-        def call(*arguments, **options):
+    def hook(found: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls == number:
@@ -311,7 +319,9 @@ def on_call(backend, number, verb):
     return happened
 
 
-def test_an_object_that_the_device_cannot_read_is_damage_and_the_rest_is_read(keep, monkeypatch):
+def test_an_object_that_the_device_cannot_read_is_damage_and_the_rest_is_read(
+    keep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store.open(LocalBackend(keep))
     victims = [
         next((keep / "shards").rglob("*.safetensors")).relative_to(keep).as_posix(),
@@ -320,7 +330,7 @@ def test_an_object_that_the_device_cannot_read_is_damage_and_the_rest_is_read(ke
     ]
     read = store.backend.read
 
-    def fail(key, *arguments):
+    def fail(key: str, *arguments: Any) -> Any:
         if key in victims:
             raise StorageError(f"could not read {key}: input/output error")
         return read(key, *arguments)
@@ -335,7 +345,7 @@ def test_an_object_that_the_device_cannot_read_is_damage_and_the_rest_is_read(ke
 # Progress
 
 
-def test_progress_counts_every_byte_once_up_to_the_whole(keep):
+def test_progress_counts_every_byte_once_up_to_the_whole(keep: Path) -> None:
     told: list[tuple[int, int]] = []
     found = report(keep, on_progress=lambda done, total: told.append((done, total)))
     assert [done for done, _ in told] == sorted(done for done, _ in told)
@@ -343,7 +353,7 @@ def test_progress_counts_every_byte_once_up_to_the_whole(keep):
     assert told[-1] == (found.nbytes, found.nbytes)
 
 
-def test_progress_is_told_within_a_large_shard(tmp_path):
+def test_progress_is_told_within_a_large_shard(tmp_path: Path) -> None:
     store = Store.open(LocalBackend(tmp_path / "keep"))
     store.save({"w": np.random.default_rng(0).normal(size=(5000, 1000)).astype("f4")}, meta={"kind": "state"})
     told: list[int] = []
@@ -351,7 +361,7 @@ def test_progress_is_told_within_a_large_shard(tmp_path):
     assert max(later - earlier for earlier, later in zip([0, *told], told, strict=False)) < 6 << 20
 
 
-def test_a_keep_in_memory_and_an_empty_one_can_be_verified():
+def test_a_keep_in_memory_and_an_empty_one_can_be_verified() -> None:
     store = Store.open(MemoryBackend("verified"))
     assert store.verify().ok
     trained(store, "cnn")

@@ -1,28 +1,30 @@
 import math
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from modelkeep.errors import Damaged, InvalidRef, NotFound, UsageError
-from modelkeep.store import find_checkpoint, newest_good
+from modelkeep.store import Attempt, Checkpoint, RunRecord, Store, find_checkpoint, newest_good
 from modelkeep.values import Ref
 
 LOSSES = {1: 0.5, 2: 0.2, 3: math.nan, 4: 0.9, 5: 0.3}
 
 
 @pytest.fixture
-def run(store):
+def run(store: Store) -> Any:
     """Checkpoints at steps 10 to 50, epochs 1 to 5; the loss is best at 20, and is NaN at 30."""
     return trained(store, "cnn")
 
 
 @pytest.fixture
-def local_run(local_store):
+def local_run(local_store: Store) -> Any:
     return trained(local_store, "cnn")
 
 
-def trained(store, name, losses=LOSSES):
+def trained(store: Store, name: str, losses: Any = LOSSES) -> Any:
     run = store.run(name)
     attempt = run.start_attempt({})
     for number, loss in losses.items():
@@ -30,17 +32,17 @@ def trained(store, name, losses=LOSSES):
     return run
 
 
-def commit(store, run, attempt, step, epoch, **metrics):
+def commit(store: Store, run: RunRecord, attempt: Attempt, step: int, epoch: int, **metrics: float) -> Any:
     tree = {"step": step, "w": np.full(100, step, "f4")}
     snapshot = store.save(tree, meta={"kind": "checkpoint", "run": run.name, "step": step, "epoch": epoch})
     return run.commit_checkpoint(attempt, snapshot, step=step, epoch=epoch, metrics=metrics)
 
 
-def step_of(store, ref):
+def step_of(store: Store, ref: Any) -> Any:
     return store.load(store.resolve(ref))["step"]
 
 
-def damage(path):
+def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.chmod(0o644)
@@ -66,18 +68,18 @@ def damage(path):
         (Ref("run", "cnn", "last"), 50),
     ],
 )
-def test_a_ref_names_the_checkpoint_that_it_says(store, run, ref, step):
+def test_a_ref_names_the_checkpoint_that_it_says(store: Store, run: RunRecord, ref: Any, step: int) -> None:
     assert step_of(store, ref) == step
 
 
-def test_a_step_that_was_computed_twice_means_the_newer(store, run):
+def test_a_step_that_was_computed_twice_means_the_newer(store: Store, run: RunRecord) -> None:
     attempt = run.start_attempt({"resumed_from": {"checkpoint": 2, "step": 20}})
     again = commit(store, run, attempt, 30, 3, loss=0.25)
     assert find_checkpoint(store, Ref.parse("cnn@30")).number == again.number
     assert find_checkpoint(store, Ref.parse("cnn@epoch:3")).number == again.number
 
 
-def test_a_metric_that_is_better_when_larger_is_taken_so(store):
+def test_a_metric_that_is_better_when_larger_is_taken_so(store: Store) -> None:
     run = store.run("cnn")
     attempt = run.start_attempt({})
     for step, accuracy in [(10, 0.1), (20, 0.9), (30, 0.4)]:
@@ -85,14 +87,16 @@ def test_a_metric_that_is_better_when_larger_is_taken_so(store):
     assert step_of(store, "cnn@best:val_accuracy") == 20
 
 
-def test_dropped_checkpoints_are_not_found(store, run):
+def test_dropped_checkpoints_are_not_found(store: Store, run: RunRecord) -> None:
     run.drop([2, 3])
     assert step_of(store, "cnn@best:loss") == 50
     with pytest.raises(NotFound, match=r"cnn@30: .*step 50"):
         store.resolve("cnn@30")
 
 
-def test_last_passes_over_a_record_that_cannot_be_read_and_says_so(local_store, local_run, tmp_path):
+def test_last_passes_over_a_record_that_cannot_be_read_and_says_so(
+    local_store: Store, local_run: RunRecord, tmp_path: Path
+) -> None:
     damage(tmp_path / "keep" / "runs" / "cnn" / "checkpoints" / "9999999994.json")
     with pytest.warns(RuntimeWarning, match="9999999994"):
         assert step_of(local_store, "cnn@last") == 40
@@ -101,26 +105,26 @@ def test_last_passes_over_a_record_that_cannot_be_read_and_says_so(local_store, 
 # What is not there
 
 
-def test_a_run_that_is_not_there_is_answered_with_the_closest_names(store):
+def test_a_run_that_is_not_there_is_answered_with_the_closest_names(store: Store) -> None:
     for name in ("cnn-small", "cnn-large", "resnet"):
         trained(store, name, {1: 0.5})
     with pytest.raises(NotFound, match=r"there is no run cnn-smal .*there is cnn-small"):
         store.resolve("run:cnn-smal")
 
 
-def test_an_empty_keep_says_that_there_is_nothing(store):
+def test_an_empty_keep_says_that_there_is_nothing(store: Store) -> None:
     with pytest.raises(NotFound, match="nothing yet"):
         store.resolve("run:cnn@last")
 
 
-def test_a_run_without_checkpoints_says_so(store):
+def test_a_run_without_checkpoints_says_so(store: Store) -> None:
     store.run("cnn").start_attempt({})
     for ref in ("cnn@last", "cnn@30", "cnn@epoch:1"):
         with pytest.raises(NotFound, match="nothing yet"):
             store.resolve(ref)
 
 
-def test_a_step_that_is_not_there_is_answered_with_those_that_are_up_to_eight(store):
+def test_a_step_that_is_not_there_is_answered_with_those_that_are_up_to_eight(store: Store) -> None:
     trained(store, "cnn", dict.fromkeys(range(1, 13), 0.5))
     with pytest.raises(NotFound) as caught:
         store.resolve("run:cnn@35")
@@ -128,28 +132,28 @@ def test_a_step_that_is_not_there_is_answered_with_those_that_are_up_to_eight(st
     assert "4 more" in str(caught.value)
 
 
-def test_a_metric_that_is_not_there_is_answered_with_those_that_are(store, run):
+def test_a_metric_that_is_not_there_is_answered_with_those_that_are(store: Store, run: RunRecord) -> None:
     with pytest.raises(NotFound, match=r"no metric los; its checkpoints have loss"):
         store.resolve("cnn@best:los")
 
 
-def test_a_metric_that_is_nan_everywhere_is_never_best(store):
+def test_a_metric_that_is_nan_everywhere_is_never_best(store: Store) -> None:
     trained(store, "cnn", {1: math.nan, 2: math.nan})
     with pytest.raises(NotFound, match="cnn"):
         store.resolve("cnn@best:loss")
 
 
-def test_a_best_that_is_neither_min_nor_max_is_refused(store, run):
+def test_a_best_that_is_neither_min_nor_max_is_refused(store: Store, run: RunRecord) -> None:
     with pytest.raises((UsageError, NotFound), match="least"):
         find_checkpoint(store, Ref("run", "cnn", "best:loss:least"))
 
 
-def test_a_ref_that_does_not_parse_is_refused(store):
+def test_a_ref_that_does_not_parse_is_refused(store: Store) -> None:
     with pytest.raises(InvalidRef):
         store.resolve("run:cnn@best")
 
 
-def test_a_model_is_answered_with_the_runs(store, run):
+def test_a_model_is_answered_with_the_runs(store: Store, run: RunRecord) -> None:
     with pytest.raises(NotFound, match="cnn"):
         store.resolve("model:cnn@champion")
 
@@ -157,21 +161,23 @@ def test_a_model_is_answered_with_the_runs(store, run):
 # Snapshots
 
 
-def test_a_snapshot_is_named_by_its_id_or_a_prefix_of_it(store, run):
+def test_a_snapshot_is_named_by_its_id_or_a_prefix_of_it(store: Store, run: RunRecord) -> None:
     snapshot = store.resolve("cnn@30")
     assert store.resolve(snapshot.id) == snapshot
     assert store.resolve(snapshot.id[:8]) == snapshot
     assert store.resolve(f"snapshot:{snapshot.id[:20]}") == snapshot
 
 
-def test_a_prefix_of_no_snapshot_is_not_found(store, run):
+def test_a_prefix_of_no_snapshot_is_not_found(store: Store, run: RunRecord) -> None:
     with pytest.raises(NotFound, match="00000000"):
         store.resolve("00000000")
     with pytest.raises(NotFound, match="0" * 64):
         store.resolve("0" * 64)
 
 
-def test_a_prefix_of_two_snapshots_is_refused_with_both(local_store, local_run, tmp_path):
+def test_a_prefix_of_two_snapshots_is_refused_with_both(
+    local_store: Store, local_run: RunRecord, tmp_path: Path
+) -> None:
     snapshot = local_store.resolve("cnn@30")
     twin = snapshot.id[:10] + ("0" if snapshot.id[10] != "0" else "1") + snapshot.id[11:]
     local_store.backend.create(f"snapshots/{twin[:2]}/{twin}.json", b"x")
@@ -185,13 +191,13 @@ def test_a_prefix_of_two_snapshots_is_refused_with_both(local_store, local_run, 
 # The newest that is good
 
 
-def told(store, run):
+def told(store: Store, run: RunRecord) -> Any:
     """What `newest_good` returns, and the names of the damaged ones that it tells of."""
     found: list[str] = []
     return newest_good(store, run, lambda what, error: found.append(f"{what}: {error}")), found
 
 
-def test_the_newest_checkpoint_is_read_whole(store, run):
+def test_the_newest_checkpoint_is_read_whole(store: Store, run: RunRecord) -> None:
     good, damaged = told(store, run)
     assert good is not None
     checkpoint, snapshot, tree = good
@@ -200,12 +206,14 @@ def test_the_newest_checkpoint_is_read_whole(store, run):
     assert damaged == []
 
 
-def test_a_run_without_checkpoints_has_no_good_one(store):
+def test_a_run_without_checkpoints_has_no_good_one(store: Store) -> None:
     assert told(store, store.run("cnn")) == (None, [])
 
 
 @pytest.mark.parametrize("kind", ["shard", "record", "checkpoint"])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(local_store, local_run, tmp_path, kind):
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(
+    local_store: Store, local_run: RunRecord, tmp_path: Path, kind: str
+) -> None:
     for checkpoint in local_run.checkpoints()[:2]:
         damage(file_of(local_store, tmp_path / "keep", checkpoint, kind))
     good, damaged = told(local_store, local_run)
@@ -216,7 +224,9 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(local_store, l
 
 
 @pytest.mark.parametrize("kind", ["shard", "record"])
-def test_a_checkpoint_whose_files_are_gone_is_told_and_the_one_before_is_taken(local_store, local_run, tmp_path, kind):
+def test_a_checkpoint_whose_files_are_gone_is_told_and_the_one_before_is_taken(
+    local_store: Store, local_run: RunRecord, tmp_path: Path, kind: str
+) -> None:
     file_of(local_store, tmp_path / "keep", local_run.checkpoints()[0], kind).unlink()
     good, damaged = told(local_store, local_run)
     assert good is not None
@@ -224,14 +234,18 @@ def test_a_checkpoint_whose_files_are_gone_is_told_and_the_one_before_is_taken(l
     assert len(damaged) == 1
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_not_begun_anew(local_store, local_run, tmp_path):
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_not_begun_anew(
+    local_store: Store, local_run: RunRecord, tmp_path: Path
+) -> None:
     for checkpoint in local_run.checkpoints():
         damage(file_of(local_store, tmp_path / "keep", checkpoint, "shard"))
     with pytest.raises(Damaged, match="cnn"):
         told(local_store, local_run)
 
 
-def test_a_damaged_tombstone_does_not_stand_in_the_way(local_store, local_run, tmp_path):
+def test_a_damaged_tombstone_does_not_stand_in_the_way(
+    local_store: Store, local_run: RunRecord, tmp_path: Path
+) -> None:
     local_run.drop([1, 2])
     damage(tmp_path / "keep" / "runs" / "cnn" / "dropped" / "9999999998.json")
     run = type(local_run)(local_store.backend, "cnn")
@@ -241,7 +255,7 @@ def test_a_damaged_tombstone_does_not_stand_in_the_way(local_store, local_run, t
     assert "dropped/9999999998" in damaged[0]
 
 
-def file_of(store, keep, checkpoint, kind):
+def file_of(store: Store, keep: Path, checkpoint: Checkpoint, kind: str) -> Any:
     if kind == "checkpoint":
         return keep / "runs" / "cnn" / "checkpoints" / f"{9_999_999_999 - checkpoint.number}.json"
     if kind == "record":

@@ -2,26 +2,29 @@ import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelkeep.backend import LocalBackend, MemoryBackend
+from modelkeep.backend import Backend, LocalBackend, MemoryBackend
+from modelkeep.snapshot import Snapshot
 from modelkeep.snapshot.canonical import seal
 from modelkeep.state import differences
-from modelkeep.store import Best, Checkpoint, Retain, RunRecord, Store, clear_leftovers, free, layout, to_drop
+from modelkeep.store import Attempt, Best, Checkpoint, Retain, RunRecord, Store, clear_leftovers, free, layout, to_drop
 from modelkeep.store.retention import collect, condemned, valid_runs
 from modelkeep.values import SnapshotId
 
 
-def checkpoint(number, step=None, dropped=False, **metrics):
+def checkpoint(number: int, step: int = None, dropped: bool = False, **metrics: float) -> Any:
     step = 10 * number if step is None else step
     return Checkpoint(number, SnapshotId(""), step, 0, metrics, 0.0, 1, "policy", True, dropped)
 
 
-def kept(checkpoints, policy):
+def kept(checkpoints: list[Checkpoint], policy: Retain) -> Any:
     gone = to_drop(checkpoints, policy)
     return [one.number for one in checkpoints if one.number not in gone and not one.dropped]
 
@@ -29,7 +32,7 @@ def kept(checkpoints, policy):
 # Which stay
 
 
-def test_by_default_the_last_three_stay():
+def test_by_default_the_last_three_stay() -> None:
     assert kept([checkpoint(n) for n in range(1, 7)], Retain()) == [4, 5, 6]
 
 
@@ -43,26 +46,26 @@ def test_by_default_the_last_three_stay():
         ([0, 20, 20, 40, 41], [20, 40, 41]),
     ],
 )
-def test_every_keeps_the_first_checkpoint_at_or_after_each_multiple(steps, stays):
+def test_every_keeps_the_first_checkpoint_at_or_after_each_multiple(steps: Any, stays: list[int]) -> None:
     made = [checkpoint(number, step) for number, step in enumerate(steps, 1)]
     gone = to_drop(made, Retain(last=1, every_steps=20))
     assert [one.step for one in made if one.number not in gone] == stays
 
 
-def test_the_best_stay_in_both_directions():
+def test_the_best_stay_in_both_directions() -> None:
     made = [checkpoint(n, loss=loss) for n, loss in enumerate([0.5, 0.1, 0.9, 0.2, 0.3], 1)]
     assert kept(made, Retain(last=1, best=Best("loss"))) == [2, 5]
     assert kept(made, Retain(last=1, best=Best("loss", "max"))) == [3, 5]
     assert kept(made, Retain(last=1, best=Best("loss", keep=3))) == [2, 4, 5]
 
 
-def test_nan_and_missing_metrics_are_never_best():
+def test_nan_and_missing_metrics_are_never_best() -> None:
     made = [checkpoint(1, loss=math.nan), checkpoint(2), checkpoint(3, loss=9.0), checkpoint(4, loss=math.nan)]
     for mode in ("min", "max"):
         assert kept(made, Retain(last=1, best=Best("loss", mode, keep=3))) == [3, 4]
 
 
-def test_infinite_metrics_are_metrics():
+def test_infinite_metrics_are_metrics() -> None:
     made = [checkpoint(1, loss=math.inf), checkpoint(2, loss=-math.inf), checkpoint(3, loss=0.0)]
     assert kept(made, Retain(last=1, best=Best("loss"))) == [2, 3]
     assert kept(made, Retain(last=1, best=Best("loss", "max"))) == [1, 3]
@@ -81,7 +84,7 @@ policies = st.builds(
 
 
 @given(made_up, policies)
-def test_what_stays_is_the_union_of_what_each_part_keeps(rows, policy):
+def test_what_stays_is_the_union_of_what_each_part_keeps(rows: Any, policy: Retain) -> None:
     made = [
         checkpoint(number, step, dropped, **({} if loss is None else {"loss": loss}))
         for number, (step, dropped, loss) in enumerate(sorted(rows, key=lambda row: row[0]), 1)
@@ -108,19 +111,21 @@ def test_what_stays_is_the_union_of_what_each_part_keeps(rows, policy):
 # What is freed
 
 
-def state(step):
+def state(step: int) -> Any:
     """A frozen base that all checkpoints share, and a head that each has its own of."""
     return {"base": np.arange(5000, dtype="f4"), "head": np.full(3000, step, "f4")}
 
 
-def commit(store, run, attempt, step, donor=None, writer=""):
+def commit(
+    store: Store, run: RunRecord, attempt: Attempt, step: int, donor: Snapshot | None = None, writer: str = ""
+) -> Any:
     meta = {"kind": "checkpoint", "run": run.name, "step": step}
     snapshot = store.save(state(step), meta=meta, donor=donor, writer=writer)
     run.commit_checkpoint(attempt, snapshot, step=step, epoch=0)
     return snapshot
 
 
-def trained(store, name="cnn", steps=range(1, 6), writer=""):
+def trained(store: Store, name: str = "cnn", steps: Any = range(1, 6), writer: str = "") -> Any:
     run = store.run(name)
     attempt = run.start_attempt({"writer": writer})
     snapshots, donor = [], None
@@ -130,21 +135,21 @@ def trained(store, name="cnn", steps=range(1, 6), writer=""):
     return run, snapshots
 
 
-def drop(store, run, numbers):
+def drop(store: Store, run: RunRecord, numbers: Any) -> None:
     dropped = [one for one in run.checkpoints() if one.number in numbers]
     run.drop(numbers)
     free(store, dropped)
 
 
-def keys(store, prefix):
+def keys(store: Store, prefix: str) -> Any:
     return {entry.key for entry in store.backend.list(prefix)}
 
 
-def shards(store):
+def shards(store: Store) -> Any:
     return {layout.shard_of(key) for key in keys(store, layout.SHARDS)}
 
 
-def every_checkpoint_loads(store):
+def every_checkpoint_loads(store: Store) -> None:
     """Each checkpoint of a keep, read by a new handle, is the state that was saved."""
     again = Store.open(store.backend)
     for run in valid_runs(again):
@@ -152,7 +157,7 @@ def every_checkpoint_loads(store):
             assert differences(again.load(again.snapshot(one.snapshot_id)), state(one.step)) == []
 
 
-def test_dropping_frees_what_nothing_else_holds_at_once(store):
+def test_dropping_frees_what_nothing_else_holds_at_once(store: Store) -> None:
     run, snapshots = trained(store)
     before = shards(store)
     drop(store, run, [2, 3])
@@ -164,7 +169,7 @@ def test_dropping_frees_what_nothing_else_holds_at_once(store):
     every_checkpoint_loads(store)
 
 
-def test_a_shard_whose_pieces_others_reuse_outlives_its_own_checkpoint(store):
+def test_a_shard_whose_pieces_others_reuse_outlives_its_own_checkpoint(store: Store) -> None:
     run, snapshots = trained(store)
     drop(store, run, [1])
     assert set(snapshots[0].shards) <= shards(store)
@@ -173,7 +178,7 @@ def test_a_shard_whose_pieces_others_reuse_outlives_its_own_checkpoint(store):
     every_checkpoint_loads(store)
 
 
-def test_a_snapshot_that_another_run_names_stays(store):
+def test_a_snapshot_that_another_run_names_stays(store: Store) -> None:
     run, snapshots = trained(store)
     fork = store.run("fork")
     attempt = fork.start_attempt({})
@@ -183,13 +188,13 @@ def test_a_snapshot_that_another_run_names_stays(store):
     assert store.has_snapshot(snapshots[1].id)
 
 
-def test_the_history_of_what_was_dropped_stays(store):
+def test_the_history_of_what_was_dropped_stays(store: Store) -> None:
     run, _ = trained(store)
     drop(store, run, [1, 2])
     assert [one.step for one in RunRecord(store.backend, "cnn").checkpoints(dropped=True)] == [5, 4, 3, 2, 1]
 
 
-def test_a_drop_reads_no_record_that_this_process_has_seen(store, monkeypatch):
+def test_a_drop_reads_no_record_that_this_process_has_seen(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     run, _ = trained(store, steps=range(1, 11))
     drop(store, run, [1])
     dropped = [one for one in run.checkpoints() if one.number == 2]
@@ -197,7 +202,7 @@ def test_a_drop_reads_no_record_that_this_process_has_seen(store, monkeypatch):
     reads = []
     read = store.backend.read
 
-    def counted(key, *arguments):
+    def counted(key: str, *arguments: Any) -> Any:
         reads.append(key)
         return read(key, *arguments)
 
@@ -206,15 +211,36 @@ def test_a_drop_reads_no_record_that_this_process_has_seen(store, monkeypatch):
     assert [key for key in reads if key.startswith(("snapshots/", "runs/"))] == []
 
 
-def damage(path):
+def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.chmod(0o644)
     path.write_bytes(data)
 
 
+def test_a_drop_does_not_list_what_any_run_has_logged(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day of training has tens of thousands of metric segments, and every save may drop."""
+    run, _ = trained(store)
+    other, _ = trained(store, "other")
+    for record in (run, other):
+        record.append_metrics(record.attempts()[0], [{"step": 1, "epoch": 0, "values": {}}])
+    listing, seen = store.backend.list, []
+
+    def counted(prefix: str, **options: Any) -> Any:
+        for entry in listing(prefix, **options):
+            seen.append(entry.key)
+            yield entry
+
+    monkeypatch.setattr(store.backend, "list", counted)
+    drop(store, run, [2])
+    assert seen
+    assert not [key for key in seen if "/metrics/" in key]
+
+
 @pytest.mark.parametrize("kind", ["snapshots", "runs/other/checkpoints", "runs/other/dropped"])
-def test_where_a_record_cannot_be_read_nothing_is_deleted_and_training_goes_on(local_store, tmp_path, kind):
+def test_where_a_record_cannot_be_read_nothing_is_deleted_and_training_goes_on(
+    local_store: Store, tmp_path: Path, kind: str
+) -> None:
     """It could name any shard or snapshot."""
     _run, _ = trained(local_store)
     other, others = trained(local_store, "other")
@@ -229,7 +255,7 @@ def test_where_a_record_cannot_be_read_nothing_is_deleted_and_training_goes_on(l
     assert shards(store) == before
 
 
-def test_a_record_of_a_newer_format_deletes_nothing_and_training_goes_on(store):
+def test_a_record_of_a_newer_format_deletes_nothing_and_training_goes_on(store: Store) -> None:
     run, _ = trained(store)
     twin = "ab" + "0" * 62
     store.backend.create(f"snapshots/ab/{twin}.json", seal({"modelkeep": 2, "id": twin}))
@@ -239,7 +265,7 @@ def test_a_record_of_a_newer_format_deletes_nothing_and_training_goes_on(store):
     assert shards(store) == before
 
 
-def test_foreign_folders_beside_the_runs_do_not_stop_a_drop(local_store, tmp_path):
+def test_foreign_folders_beside_the_runs_do_not_stop_a_drop(local_store: Store, tmp_path: Path) -> None:
     run, _ = trained(local_store)
     (tmp_path / "keep" / "runs" / "notes.md").write_text("mine")
     for name in ("my run", "notes.txt", "CON"):
@@ -251,7 +277,7 @@ def test_foreign_folders_beside_the_runs_do_not_stop_a_drop(local_store, tmp_pat
     every_checkpoint_loads(local_store)
 
 
-def test_a_tombstone_whose_run_was_killed_before_freeing_loses_nothing(store):
+def test_a_tombstone_whose_run_was_killed_before_freeing_loses_nothing(store: Store) -> None:
     run, _snapshots = trained(store)
     run.drop([1, 2, 3])
     again = Store.open(store.backend)
@@ -268,13 +294,13 @@ _RACES = count()
 class Turns:
     """Lets two threads call a backend in a given order, one call at a time; who has ended is passed over."""
 
-    def __init__(self, order):
+    def __init__(self, order: list[str]) -> None:
         self.condition = threading.Condition()
         self.order = list(order)
         self.names = {}
         self.ended = set()
 
-    def await_turn(self):
+    def await_turn(self) -> None:
         name = self.names.get(threading.get_ident())
         if name is None:
             return
@@ -284,16 +310,16 @@ class Turns:
                 self.order.pop(0)
             self.condition.notify_all()
 
-    def _next(self):
+    def _next(self) -> Any:
         while self.order and self.order[0] in self.ended:
             self.order.pop(0)
         return self.order[0] if self.order else None
 
-    def play(self, verbs):
+    def play(self, verbs: dict[str, Any]) -> Any:
         """Run each of ``verbs`` in a thread of its own; return what they return."""
         ready = threading.Barrier(len(verbs))
 
-        def act(name):
+        def act(name: str) -> Any:
             with self.condition:
                 self.names[threading.get_ident()] = name
             ready.wait()
@@ -311,39 +337,39 @@ class Turns:
 class Turned:
     """A backend each of whose calls waits for its turn."""
 
-    def __init__(self, backend, turns):
+    def __init__(self, backend: Backend, turns: Turns) -> None:
         self._backend, self._turns = backend, turns
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         found = getattr(self._backend, name)
         if not callable(found) or name in ("lock", "now"):
             return found
 
-        def call(*arguments, **options):
+        def call(*arguments: Any, **options: Any) -> Any:
             self._turns.await_turn()
             result = found(*arguments, **options)
             # A listing is one call: what comes later is not in it.
-            return iter(list(result)) if name == "list" else result
+            return iter(list(result)) if name in ("list", "folders") else result
 
         return call
 
 
-def orders():
+def orders() -> Any:
     """Which of two moves next, call by call, in bursts: most races need one to sleep while the other does much."""
     burst = st.tuples(st.sampled_from(["writer", "collector"]), st.integers(1, 12))
     return st.lists(burst, max_size=12).map(lambda bursts: [name for name, count in bursts for _ in range(count)])
 
 
-def drop_three(store):
+def drop_three(store: Store) -> None:
     drop(store, store.run("cnn"), [1, 2, 3])
 
 
-def drop_in_two_steps(store):
+def drop_in_two_steps(store: Store) -> None:
     drop(store, store.run("cnn"), [1, 2])
     drop(store, store.run("cnn"), [3])
 
 
-def start_again(store):
+def start_again(store: Store) -> None:
     """The run was killed after it had deleted dropped records, and before it deleted their shards."""
     clear_leftovers(store, store.run("cnn"))
 
@@ -351,13 +377,13 @@ def start_again(store):
 @given(orders())
 @settings(max_examples=100, deadline=None)
 @pytest.mark.parametrize("collecting", [drop_three, drop_in_two_steps, start_again])
-def test_a_fork_that_reuses_pieces_loses_none_to_a_collector(collecting, order):
+def test_a_fork_that_reuses_pieces_loses_none_to_a_collector(collecting: Any, order: list[str]) -> None:
     """A fork saves with the pieces of a checkpoint that its parent's run drops at the same time."""
     _race(order, collecting)
 
 
 @pytest.mark.parametrize("collecting", [drop_three, start_again])
-def test_no_pair_of_pauses_lets_a_collector_take_pieces_that_a_fork_reuses(collecting):
+def test_no_pair_of_pauses_lets_a_collector_take_pieces_that_a_fork_reuses(collecting: Any) -> None:
     """Every way to stop one of the two before some call, let the other go some calls on, and let the first end."""
     for first, second in (("writer", "collector"), ("collector", "writer")):
         for before in range(26):
@@ -365,7 +391,7 @@ def test_no_pair_of_pauses_lets_a_collector_take_pieces_that_a_fork_reuses(colle
                 _race([first] * before + [second] * during + [first] * 1000, collecting)
 
 
-def _race(order, collecting):
+def _race(order: list[str], collecting: Any) -> None:
     killed = collecting is start_again
     backend = MemoryBackend(f"race-{next(_RACES)}")
     store = Store.open(backend)
@@ -385,7 +411,7 @@ def _race(order, collecting):
     collector = Store.open(backend)
     collector.backend = Turned(backend, turns)  # type: ignore[assignment]
 
-    def write():
+    def write() -> None:
         snapshot = fork.save(state(3), meta={"kind": "checkpoint", "run": "fork", "step": 3}, donor=donor)
         record.commit_checkpoint(attempt, snapshot, step=3, epoch=0)
 
@@ -397,12 +423,12 @@ def _race(order, collecting):
         every_checkpoint_loads(again)
 
 
-def test_two_runs_that_drop_at_the_same_moment_both_go_on(store, monkeypatch):
+def test_two_runs_that_drop_at_the_same_moment_both_go_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     one, _ = trained(store, "one")
     trained(store, "two")
     create = store.backend.create
 
-    def overtaken(key, data):
+    def overtaken(key: str, data: bytes) -> None:
         if key.startswith(layout.CONDEMNED):
             monkeypatch.setattr(store.backend, "create", create)
             create(key, seal({"shards": ["0" * 16 + "-1"]}))
@@ -416,13 +442,13 @@ def test_two_runs_that_drop_at_the_same_moment_both_go_on(store, monkeypatch):
     every_checkpoint_loads(store)
 
 
-def test_a_sentence_that_is_lifted_while_it_is_read_is_none(store, monkeypatch):
+def test_a_sentence_that_is_lifted_while_it_is_read_is_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(store)
     key = layout.condemned_key("9999999998")
     store.backend.create(key, seal({"shards": ["0" * 16 + "-1"]}))
     read = store.backend.read
 
-    def lifted(asked, *arguments):
+    def lifted(asked: str, *arguments: Any) -> Any:
         if asked == key:
             store.backend.delete(key)
         return read(asked, *arguments)
@@ -431,7 +457,7 @@ def test_a_sentence_that_is_lifted_while_it_is_read_is_none(store, monkeypatch):
     assert condemned(store) == set()
 
 
-def test_what_is_condemned_is_written_again(store):
+def test_what_is_condemned_is_written_again(store: Store) -> None:
     _, snapshots = trained(store)
     donor = snapshots[-1]
     store.backend.create(layout.condemned_key("9999999998"), seal({"shards": [*sorted(donor.shards)]}))
@@ -440,7 +466,7 @@ def test_what_is_condemned_is_written_again(store):
     assert not set(again.shards) & set(donor.shards)
 
 
-def test_collecting_what_is_in_use_deletes_nothing(store):
+def test_collecting_what_is_in_use_deletes_nothing(store: Store) -> None:
     trained(store)
     before = shards(store)
     collect(store, set(before))
@@ -453,14 +479,14 @@ def test_collecting_what_is_in_use_deletes_nothing(store):
 MINE, NEIGHBOUR = "ab" + "0" * 13 + "1", "ab" + "0" * 13 + "2"
 
 
-def leave_shard(store, writer, number):
+def leave_shard(store: Store, writer: str, number: int) -> Any:
     """A shard that no record names yet, as a save under way has it."""
     key = layout.shard_key(f"{writer}-{number}")
     store.backend.create(key, b"half a save")
     return key
 
 
-def test_the_next_attempt_removes_what_the_killed_one_left(local_store):
+def test_the_next_attempt_removes_what_the_killed_one_left(local_store: Store) -> None:
     run, _ = trained(local_store, writer=MINE)
     left = leave_shard(local_store, MINE, 90)
     writer = local_store.backend.writer(layout.shard_key(f"{MINE}-91"))
@@ -472,7 +498,7 @@ def test_the_next_attempt_removes_what_the_killed_one_left(local_store):
     writer.abort()
 
 
-def test_what_another_run_has_under_way_is_not_a_leftover(local_store):
+def test_what_another_run_has_under_way_is_not_a_leftover(local_store: Store) -> None:
     """Tokens of two runs may begin alike; their shards then lie in one folder."""
     run, _ = trained(local_store, writer=MINE)
     theirs = leave_shard(local_store, NEIGHBOUR, 1)
@@ -483,7 +509,7 @@ def test_what_another_run_has_under_way_is_not_a_leftover(local_store):
     assert {theirs, layout.shard_key(f"{NEIGHBOUR}-2")} <= keys(local_store, layout.SHARDS)
 
 
-def test_leftovers_stay_where_locks_do_not_exclude(local_store, monkeypatch):
+def test_leftovers_stay_where_locks_do_not_exclude(local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     run, _ = trained(local_store, writer=MINE)
     left = leave_shard(local_store, MINE, 90)
     monkeypatch.setattr(LocalBackend, "exclusive_locks", False)
@@ -492,7 +518,9 @@ def test_leftovers_stay_where_locks_do_not_exclude(local_store, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["snapshots", "attempts"])
-def test_damage_elsewhere_in_the_keep_does_not_stop_a_run_from_starting(local_store, tmp_path, kind):
+def test_damage_elsewhere_in_the_keep_does_not_stop_a_run_from_starting(
+    local_store: Store, tmp_path: Path, kind: str
+) -> None:
     _run, snapshots = trained(local_store, writer=MINE)
     left = leave_shard(local_store, MINE, 90)
     victim = snapshots[-1].id

@@ -1,39 +1,42 @@
 import math
 import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from modelkeep.backend import LocalBackend
+from modelkeep.backend import Backend, LocalBackend
 from modelkeep.errors import Damaged, Fenced, InvalidName, UsageError
 from modelkeep.snapshot.canonical import seal
-from modelkeep.store import RunRecord, Store
+from modelkeep.store import Attempt, RunRecord, Store
+from modelkeep.values import Json
 
 
-def commit(store, run, attempt, step, **metrics):
+def commit(store: Store, run: RunRecord, attempt: Attempt, step: int, **metrics: float) -> Any:
     """One checkpoint whose state tells its step."""
     snapshot = store.save({"step": step, "w": np.full(8, step, "f4")}, meta={"kind": "checkpoint", "step": step})
     return run.commit_checkpoint(attempt, snapshot, step=step, epoch=step // 10, metrics=metrics)
 
 
 @pytest.fixture
-def run(store):
+def run(store: Store) -> Any:
     return store.run("cnn")
 
 
-def fresh(run):
+def fresh(run: RunRecord) -> Any:
     """The same run as another process sees it."""
     return RunRecord(run.backend, run.name)
 
 
-def numbers(run, *, dropped=False):
+def numbers(run: RunRecord, *, dropped: bool = False) -> Any:
     return [one.number for one in fresh(run).checkpoints(dropped=dropped)]
 
 
 # Attempts
 
 
-def test_a_run_exists_once_it_has_an_attempt(store, run):
+def test_a_run_exists_once_it_has_an_attempt(store: Store, run: RunRecord) -> None:
     assert not run.exists()
     assert run.attempts() == []
     assert store.runs() == []
@@ -42,7 +45,7 @@ def test_a_run_exists_once_it_has_an_attempt(store, run):
     assert store.runs() == ["cnn"]
 
 
-def test_attempts_come_back_in_order_with_what_was_recorded(run):
+def test_attempts_come_back_in_order_with_what_was_recorded(run: RunRecord) -> None:
     info = {"writer": "00ff" * 4, "resumed_from": {"checkpoint": 3, "step": 30}, "params": {"lr": 0.1, "n": None}}
     first, second = run.start_attempt({}), run.start_attempt(info)
     assert fresh(run).attempts() == [first, second]
@@ -50,17 +53,17 @@ def test_attempts_come_back_in_order_with_what_was_recorded(run):
     assert fresh(run).attempts()[1].info == info
 
 
-def test_a_run_name_that_leads_elsewhere_is_refused(store):
+def test_a_run_name_that_leads_elsewhere_is_refused(store: Store) -> None:
     with pytest.raises(InvalidName):
         store.run("../other")
 
 
-def test_of_two_attempts_at_the_same_moment_one_is_told(run, monkeypatch):
+def test_of_two_attempts_at_the_same_moment_one_is_told(run: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     other = fresh(run)
     seen = run.backend.list
     listed = []
 
-    def list_then_lose(prefix, **options):
+    def list_then_lose(prefix: str, **options: Any) -> Any:
         entries = list(seen(prefix, **options))
         if not listed and prefix.endswith("attempts"):
             listed.append(prefix)
@@ -76,7 +79,7 @@ def test_of_two_attempts_at_the_same_moment_one_is_told(run, monkeypatch):
 # Metrics
 
 
-def test_metrics_come_back_in_order_and_exactly(run):
+def test_metrics_come_back_in_order_and_exactly(run: RunRecord) -> None:
     attempt = run.start_attempt({})
     odd = {"loss": math.nan, "up": math.inf, "down": -math.inf, "zero": -0.0, "third": 1 / 3, "tiny": 5e-324}
     run.append_metrics(attempt, [{"step": 1, "epoch": 0, "values": odd}, {"step": 2, "epoch": 0, "values": {}}])
@@ -92,14 +95,14 @@ def test_metrics_come_back_in_order_and_exactly(run):
     assert rows[2].values["loss"] == float(np.float32(0.1))
 
 
-def test_no_rows_are_no_segment(run):
+def test_no_rows_are_no_segment(run: RunRecord) -> None:
     attempt = run.start_attempt({})
     run.append_metrics(attempt, [])
     assert run.metrics() == []
     assert len(list(run.backend.list("runs/cnn"))) == 1
 
 
-def test_rows_that_a_later_attempt_computes_again_are_superseded(run):
+def test_rows_that_a_later_attempt_computes_again_are_superseded(run: RunRecord) -> None:
     first = run.start_attempt({})
     run.append_metrics(first, [{"step": step, "epoch": 0, "values": {}} for step in (10, 20, 30)])
     second = run.start_attempt({"resumed_from": {"checkpoint": 2, "step": 20}})
@@ -109,14 +112,14 @@ def test_rows_that_a_later_attempt_computes_again_are_superseded(run):
     assert rows == [(1, 10, False), (1, 20, False), (1, 30, True), (2, 30, False), (2, 40, True)]
 
 
-def test_an_attempt_that_found_no_checkpoint_supersedes_everything(run):
+def test_an_attempt_that_found_no_checkpoint_supersedes_everything(run: RunRecord) -> None:
     first = run.start_attempt({})
     run.append_metrics(first, [{"step": 0, "epoch": 0, "values": {}}])
     run.start_attempt({"resumed_from": None})
     assert [row.superseded for row in run.metrics()] == [True]
 
 
-def test_two_writers_of_one_attempt_do_not_overwrite_each_other(run):
+def test_two_writers_of_one_attempt_do_not_overwrite_each_other(run: RunRecord) -> None:
     attempt, zombie = run.start_attempt({}), fresh(run)
     run.append_metrics(attempt, [{"step": 1, "epoch": 0, "values": {}}])
     with pytest.raises(Fenced, match="another process"):
@@ -127,7 +130,7 @@ def test_two_writers_of_one_attempt_do_not_overwrite_each_other(run):
 # Checkpoints
 
 
-def test_a_checkpoint_comes_back_as_it_was_committed(store, run):
+def test_a_checkpoint_comes_back_as_it_was_committed(store: Store, run: RunRecord) -> None:
     attempt = run.start_attempt({})
     made = commit(store, run, attempt, 10, loss=math.nan, accuracy=0.1)
     (found,) = fresh(run).checkpoints()
@@ -137,14 +140,14 @@ def test_a_checkpoint_comes_back_as_it_was_committed(store, run):
         assert getattr(found, name) == getattr(made, name)
 
 
-def test_checkpoints_are_listed_newest_first(store, run):
+def test_checkpoints_are_listed_newest_first(store: Store, run: RunRecord) -> None:
     attempt = run.start_attempt({})
     for step in range(1, 13):
         commit(store, run, attempt, step)
     assert numbers(run) == list(range(12, 0, -1))
 
 
-def test_a_number_is_never_used_twice_even_after_drops(store, run):
+def test_a_number_is_never_used_twice_even_after_drops(store: Store, run: RunRecord) -> None:
     attempt = run.start_attempt({})
     for step in range(1, 6):
         commit(store, run, attempt, step)
@@ -157,7 +160,7 @@ def test_a_number_is_never_used_twice_even_after_drops(store, run):
     assert [one.dropped for one in run.checkpoints(dropped=True)] == [False, False] + [True] * 5
 
 
-def test_the_newest_checkpoint_is_never_dropped(store, run):
+def test_the_newest_checkpoint_is_never_dropped(store: Store, run: RunRecord) -> None:
     attempt = run.start_attempt({})
     for step in range(1, 4):
         commit(store, run, attempt, step)
@@ -166,7 +169,7 @@ def test_the_newest_checkpoint_is_never_dropped(store, run):
     assert numbers(run) == [3, 2, 1]
 
 
-def test_dropping_twice_or_nothing_is_fine(store, run):
+def test_dropping_twice_or_nothing_is_fine(store: Store, run: RunRecord) -> None:
     attempt = run.start_attempt({})
     for step in range(1, 4):
         commit(store, run, attempt, step)
@@ -177,7 +180,7 @@ def test_dropping_twice_or_nothing_is_fine(store, run):
     assert numbers(run) == [3, 2]
 
 
-def test_an_attempt_is_fenced_by_a_newer_one(store, run):
+def test_an_attempt_is_fenced_by_a_newer_one(store: Store, run: RunRecord) -> None:
     zombie = run.start_attempt({})
     commit(store, run, zombie, 1)
     newer = fresh(run).start_attempt({})
@@ -187,11 +190,13 @@ def test_an_attempt_is_fenced_by_a_newer_one(store, run):
     assert commit(store, fresh(run), newer, 2).number == 2
 
 
-def test_an_attempt_that_is_fenced_while_it_commits_is_told_although_its_checkpoint_is_there(store, run, monkeypatch):
+def test_an_attempt_that_is_fenced_while_it_commits_is_told_although_its_checkpoint_is_there(
+    store: Store, run: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
     zombie = run.start_attempt({})
     create = run.backend.create
 
-    def overtaken(key, data):
+    def overtaken(key: str, data: bytes) -> None:
         if "/checkpoints/" in key:
             monkeypatch.setattr(run.backend, "create", create)
             fresh(run).start_attempt({})
@@ -203,14 +208,14 @@ def test_an_attempt_that_is_fenced_while_it_commits_is_told_although_its_checkpo
     assert numbers(run) == [1]
 
 
-def test_of_two_attempts_that_commit_the_same_number_one_is_fenced(store, run):
+def test_of_two_attempts_that_commit_the_same_number_one_is_fenced(store: Store, run: RunRecord) -> None:
     """As on a place whose locks do not exclude: two threads with handles of their own, one attempt."""
     attempt = run.start_attempt({})
     snapshot = store.save({"w": np.ones(3)}, meta={})
     outcomes: list[str] = []
     barrier = threading.Barrier(4)
 
-    def go(record):
+    def go(record: RunRecord) -> None:
         barrier.wait()
         for step in range(25):
             try:
@@ -228,7 +233,9 @@ def test_of_two_attempts_that_commit_the_same_number_one_is_fenced(store, run):
     assert sorted(won) == sorted(set(won)) == sorted(numbers(run))
 
 
-def test_a_commit_does_not_read_what_the_run_has_logged(store, run, monkeypatch):
+def test_a_commit_does_not_read_what_the_run_has_logged(
+    store: Store, run: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A week of training has hundreds of thousands of metric segments; a commit must not list them."""
     attempt = run.start_attempt({})
     for step in range(50):
@@ -236,7 +243,7 @@ def test_a_commit_does_not_read_what_the_run_has_logged(store, run, monkeypatch)
     seen = []
     listing = run.backend.list
 
-    def counted(prefix, **options):
+    def counted(prefix: str, **options: Any) -> Any:
         for entry in listing(prefix, **options):
             seen.append(entry.key)
             yield entry
@@ -246,7 +253,7 @@ def test_a_commit_does_not_read_what_the_run_has_logged(store, run, monkeypatch)
     assert not [key for key in seen if "/metrics/" in key]
 
 
-def test_dropping_reads_each_tombstone_once(store, run, monkeypatch):
+def test_dropping_reads_each_tombstone_once(store: Store, run: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ten thousand drops behind it a run must not read ten thousand tombstones at each save."""
     attempt = run.start_attempt({})
     for step in range(1, 21):
@@ -255,7 +262,7 @@ def test_dropping_reads_each_tombstone_once(store, run, monkeypatch):
             run.drop([step - 1])
     read, reads = run.backend.read, []
 
-    def counted(key, *arguments):
+    def counted(key: str, *arguments: Any) -> Any:
         reads.append(key)
         return read(key, *arguments)
 
@@ -269,7 +276,7 @@ def test_dropping_reads_each_tombstone_once(store, run, monkeypatch):
 # The end
 
 
-def test_a_finished_run_says_so_until_a_later_checkpoint_goes_on(store, run):
+def test_a_finished_run_says_so_until_a_later_checkpoint_goes_on(store: Store, run: RunRecord) -> None:
     attempt = run.start_attempt({})
     assert run.finished() is None
     commit(store, run, attempt, 10)
@@ -287,7 +294,7 @@ def test_a_finished_run_says_so_until_a_later_checkpoint_goes_on(store, run):
 # What somebody else may have written
 
 
-def flip(path):
+def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.chmod(0o644)
@@ -295,7 +302,7 @@ def flip(path):
 
 
 @pytest.mark.parametrize("kind", ["checkpoints", "dropped", "attempts", "finished"])
-def test_a_flipped_bit_in_a_record_is_damage_that_names_its_key(local_store, tmp_path, kind):
+def test_a_flipped_bit_in_a_record_is_damage_that_names_its_key(local_store: Store, tmp_path: Path, kind: str) -> None:
     run = local_store.run("cnn")
     attempt = run.start_attempt({})
     commit(local_store, run, attempt, 1)
@@ -329,7 +336,9 @@ def test_a_flipped_bit_in_a_record_is_damage_that_names_its_key(local_store, tmp
         ("finished/9999999998", {}, "finished"),
     ],
 )
-def test_a_sealed_record_of_another_kind_is_damage_that_names_its_key(backend, key, document, verb):
+def test_a_sealed_record_of_another_kind_is_damage_that_names_its_key(
+    backend: Backend, key: str, document: dict[str, Json], verb: Any
+) -> None:
     """A digest proves that bytes are those that somebody wrote, not that they make sense here."""
     Store.open(backend).backend.create(f"runs/cnn/{key}.json", seal(document))
     with pytest.raises(Damaged, match=f"runs/cnn/{key}"):
@@ -337,7 +346,7 @@ def test_a_sealed_record_of_another_kind_is_damage_that_names_its_key(backend, k
 
 
 @pytest.mark.parametrize("rows", [3, [3], [{}], [{"step": 1, "epoch": 0, "time": 0.5, "values": {"a": "x"}}]])
-def test_sealed_metrics_that_make_no_sense_are_damage_that_names_their_key(run, rows):
+def test_sealed_metrics_that_make_no_sense_are_damage_that_names_their_key(run: RunRecord, rows: Any) -> None:
     attempt = run.start_attempt({})
     key = "runs/cnn/attempts/9999999998/metrics/0000000001.json"
     run.backend.create(key, seal({"rows": rows}))
@@ -346,7 +355,7 @@ def test_sealed_metrics_that_make_no_sense_are_damage_that_names_their_key(run, 
         run.metrics()
 
 
-def test_a_checkpoint_under_another_number_is_damage(store, run):
+def test_a_checkpoint_under_another_number_is_damage(store: Store, run: RunRecord) -> None:
     attempt = run.start_attempt({})
     commit(store, run, attempt, 1)
     data = run.backend.read("runs/cnn/checkpoints/9999999998.json")
@@ -355,7 +364,7 @@ def test_a_checkpoint_under_another_number_is_damage(store, run):
         run.checkpoints()
 
 
-def test_foreign_files_beside_a_run_are_passed_over(local_store, tmp_path):
+def test_foreign_files_beside_a_run_are_passed_over(local_store: Store, tmp_path: Path) -> None:
     run = local_store.run("cnn")
     attempt = run.start_attempt({})
     commit(local_store, run, attempt, 1)
@@ -369,7 +378,7 @@ def test_foreign_files_beside_a_run_are_passed_over(local_store, tmp_path):
     assert commit(local_store, run, attempt, 2).number == 2
 
 
-def test_two_keeps_do_not_see_each_others_runs(tmp_path):
+def test_two_keeps_do_not_see_each_others_runs(tmp_path: Path) -> None:
     one, other = (Store.open(LocalBackend(tmp_path / name)) for name in ("one", "other"))
     one.run("cnn").start_attempt({})
     assert other.runs() == []

@@ -1,4 +1,7 @@
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,21 +10,21 @@ from modelkeep.backend import LocalBackend
 from modelkeep.errors import Damaged, RunLocked, UsageError
 from modelkeep.snapshot.canonical import seal
 from modelkeep.state import differences
-from modelkeep.store import Store, free, layout
+from modelkeep.store import RunRecord, Store, free, layout
 
 DAY = 24 * 3600.0
 
 
-def state(step):
+def state(step: int) -> Any:
     return {"base": np.arange(5000, dtype="f4"), "head": np.full(3000, step, "f4")}
 
 
 @pytest.fixture
-def run(store):
+def run(store: Store) -> Any:
     return trained(store)
 
 
-def trained(store, name="cnn", steps=(1, 2, 3, 4, 5)):
+def trained(store: Store, name: str = "cnn", steps: Any = (1, 2, 3, 4, 5)) -> Any:
     run = store.run(name)
     attempt = run.start_attempt({})
     donor = None
@@ -33,32 +36,32 @@ def trained(store, name="cnn", steps=(1, 2, 3, 4, 5)):
 
 
 @pytest.fixture
-def later(monkeypatch):
+def later(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sets the clock of a store's place ahead."""
 
-    def set_ahead(store, seconds):
+    def set_ahead(store: Store, seconds: float) -> None:
         monkeypatch.setattr(store.backend, "now", lambda: time.time() + seconds)
 
     return set_ahead
 
 
-def everything(store):
+def everything(store: Store) -> Any:
     return {entry.key for entry in store.backend.list("") if not entry.key.endswith("/lock")}
 
 
-def leave_shard(store, number=1):
+def leave_shard(store: Store, number: int = 1) -> Any:
     """A shard that no record names yet, as a save under way has it."""
     key = layout.shard_key(f"{'ab' * 8}-{number}")
     store.backend.create(key, b"x" * 1000)
     return key
 
 
-def unnamed_checkpoint(store, step=77):
+def unnamed_checkpoint(store: Store, step: int = 77) -> Any:
     """A record whose checkpoint was never committed, as a kill between the two leaves it."""
     return store.save(state(step), meta={"kind": "checkpoint", "step": step})
 
 
-def test_nothing_is_deleted_unless_asked(store, run, later):
+def test_nothing_is_deleted_unless_asked(store: Store, run: RunRecord, later: Callable[[Store, float], None]) -> None:
     left = leave_shard(store)
     before = everything(store)
     later(store, 2 * DAY)
@@ -69,7 +72,9 @@ def test_nothing_is_deleted_unless_asked(store, run, later):
     assert everything(store) == before
 
 
-def test_a_report_says_each_key_its_bytes_and_why(store, run, later):
+def test_a_report_says_each_key_its_bytes_and_why(
+    store: Store, run: RunRecord, later: Callable[[Store, float], None]
+) -> None:
     leave_shard(store)
     snapshot = unnamed_checkpoint(store)
     later(store, 2 * DAY)
@@ -80,7 +85,9 @@ def test_a_report_says_each_key_its_bytes_and_why(store, run, later):
     assert all(one.nbytes > 0 for one in store.gc().removed)
 
 
-def test_what_would_be_deleted_is_what_is_deleted(store, run, later):
+def test_what_would_be_deleted_is_what_is_deleted(
+    store: Store, run: RunRecord, later: Callable[[Store, float], None]
+) -> None:
     leave_shard(store)
     unnamed_checkpoint(store)
     later(store, 2 * DAY)
@@ -91,7 +98,7 @@ def test_what_would_be_deleted_is_what_is_deleted(store, run, later):
     assert store.gc().removed == ()
 
 
-def test_what_a_run_names_is_never_garbage(store, run, later):
+def test_what_a_run_names_is_never_garbage(store: Store, run: RunRecord, later: Callable[[Store, float], None]) -> None:
     run.drop([1, 2])
     free(store, [one for one in run.checkpoints(dropped=True) if one.dropped])
     later(store, 1000 * DAY)
@@ -101,14 +108,16 @@ def test_what_a_run_names_is_never_garbage(store, run, later):
         assert differences(again.load(again.snapshot(one.snapshot_id)), state(one.step)) == []
 
 
-def test_a_state_that_was_saved_by_itself_is_never_garbage(store, later):
+def test_a_state_that_was_saved_by_itself_is_never_garbage(store: Store, later: Callable[[Store, float], None]) -> None:
     snapshot = store.save(state(1), meta={"kind": "state"})
     later(store, 1000 * DAY)
     store.gc(dry_run=False)
     assert differences(store.load(snapshot.id), state(1)) == []
 
 
-def test_records_and_shards_of_a_drop_that_was_killed_are_collected(store, run, later):
+def test_records_and_shards_of_a_drop_that_was_killed_are_collected(
+    store: Store, run: RunRecord, later: Callable[[Store, float], None]
+) -> None:
     run.drop([2, 3])
     later(store, 2 * DAY)
     report = store.gc(dry_run=False)
@@ -117,7 +126,9 @@ def test_records_and_shards_of_a_drop_that_was_killed_are_collected(store, run, 
 
 
 @pytest.mark.parametrize("grace", [0, 60, DAY])
-def test_what_is_younger_than_a_day_stays_whatever_the_grace(store, run, later, grace):
+def test_what_is_younger_than_a_day_stays_whatever_the_grace(
+    store: Store, run: RunRecord, later: Callable[[Store, float], None], grace: float
+) -> None:
     """It may be of a save under way, in a process that holds no lock."""
     leave_shard(store)
     unnamed_checkpoint(store)
@@ -129,24 +140,28 @@ def test_what_is_younger_than_a_day_stays_whatever_the_grace(store, run, later, 
     assert everything(store) == before
 
 
-def test_a_longer_grace_keeps_what_is_younger_than_it(store, run, later):
+def test_a_longer_grace_keeps_what_is_younger_than_it(
+    store: Store, run: RunRecord, later: Callable[[Store, float], None]
+) -> None:
     leave_shard(store)
     later(store, 2 * DAY)
     assert store.gc(grace=3 * DAY).removed == ()
     assert len(store.gc(grace=DAY).removed) == 1
 
 
-def test_a_grace_below_zero_is_refused(store):
+def test_a_grace_below_zero_is_refused(store: Store) -> None:
     with pytest.raises(UsageError, match="-1"):
         store.gc(grace=-1)
 
 
-def test_a_run_that_is_being_written_stops_a_collection(store, run, later, monkeypatch):
+def test_a_run_that_is_being_written_stops_a_collection(
+    store: Store, run: RunRecord, later: Callable[[Store, float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     leave_shard(store)
     later(store, 2 * DAY)
     before = everything(store)
 
-    def held(key):
+    def held(key: str) -> None:
         raise RunLocked(f"{key} is held by process 7 on elsewhere")
 
     monkeypatch.setattr(store.backend, "lock", held)
@@ -156,14 +171,16 @@ def test_a_run_that_is_being_written_stops_a_collection(store, run, later, monke
     assert len(store.gc().removed) == 1  # looking needs no lock
 
 
-def test_looking_changes_no_file(local_store, tmp_path):
+def test_looking_changes_no_file(local_store: Store, tmp_path: Path) -> None:
     trained(local_store)
     before = set((tmp_path / "keep").rglob("*"))
     local_store.gc()
     assert set((tmp_path / "keep").rglob("*")) == before
 
 
-def test_a_record_that_cannot_be_read_stops_a_collection(local_store, tmp_path, later):
+def test_a_record_that_cannot_be_read_stops_a_collection(
+    local_store: Store, tmp_path: Path, later: Callable[[Store, float], None]
+) -> None:
     trained(local_store)
     leave_shard(local_store)
     path = next((tmp_path / "keep" / "snapshots").rglob("*.json"))
@@ -177,7 +194,9 @@ def test_a_record_that_cannot_be_read_stops_a_collection(local_store, tmp_path, 
     assert everything(store) == before
 
 
-def test_sentences_of_killed_collectors_are_lifted_and_those_of_living_ones_are_not(store, run, later):
+def test_sentences_of_killed_collectors_are_lifted_and_those_of_living_ones_are_not(
+    store: Store, run: RunRecord, later: Callable[[Store, float], None]
+) -> None:
     old = layout.condemned_key("9999999998")
     store.backend.create(old, seal({"shards": []}))
     store.gc(dry_run=False)
@@ -187,7 +206,9 @@ def test_sentences_of_killed_collectors_are_lifted_and_those_of_living_ones_are_
     assert old not in everything(store)
 
 
-def test_unfinished_files_are_removed_when_they_are_old(local_store, tmp_path, later):
+def test_unfinished_files_are_removed_when_they_are_old(
+    local_store: Store, tmp_path: Path, later: Callable[[Store, float], None]
+) -> None:
     trained(local_store)
     writer = local_store.backend.writer("shards/ab/abababababababab-1.safetensors")
     writer.append(memoryview(b"half"))
@@ -199,7 +220,9 @@ def test_unfinished_files_are_removed_when_they_are_old(local_store, tmp_path, l
     writer.abort()
 
 
-def test_foreign_files_are_not_ours_to_delete(local_store, tmp_path, later):
+def test_foreign_files_are_not_ours_to_delete(
+    local_store: Store, tmp_path: Path, later: Callable[[Store, float], None]
+) -> None:
     trained(local_store)
     foreign = [
         tmp_path / "keep" / name for name in ("notes.txt", "shards/readme", "snapshots/ab/mine.json", "runs/my run/x")
@@ -213,6 +236,6 @@ def test_foreign_files_are_not_ours_to_delete(local_store, tmp_path, later):
     assert [path.read_text() for path in foreign] == ["mine"] * 4
 
 
-def test_a_collection_of_an_empty_keep_finds_nothing(tmp_path):
+def test_a_collection_of_an_empty_keep_finds_nothing(tmp_path: Path) -> None:
     report = Store.open(LocalBackend(tmp_path / "keep")).gc(dry_run=False)
     assert (report.removed, report.kept_young, report.nbytes) == ((), 0, 0)

@@ -97,6 +97,9 @@ class Backend(Protocol):
     def list(self, prefix: str, *, limit: int | None = None) -> Iterator[Entry]:
         """Yield the objects below ``prefix/`` (all of them for an empty prefix), keys ascending."""
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Yield the names of the folders directly in ``prefix/``, ascending, without listing what lies in them."""
+
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is fine."""
 

@@ -122,6 +122,15 @@ class LocalBackend:
             count += 1
             yield entry
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        root = self._path(prefix) if prefix else self._folder
+        try:
+            with syscalls.explained("list", root, passing=(FileNotFoundError, NotADirectoryError)):
+                entries = syscalls.scan(root)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        yield from sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
     def delete(self, key: str) -> None:
         path = self._path(key)
         with suppress(FileNotFoundError), syscalls.explained("delete", path, passing=FileNotFoundError):

@@ -72,6 +72,13 @@ class MemoryBackend:
             entries = [Entry(key, len(self._place.objects[key][0]), self._place.objects[key][1]) for key in found]
         yield from entries
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        below = f"{check_key(prefix)}/" if prefix else ""
+        with self._place.guard:
+            names = {key.removeprefix(below) for key in self._place.objects if key.startswith(below)}
+        found = sorted({name.partition("/")[0] for name in names if "/" in name})
+        yield from found
+
     def delete(self, key: str) -> None:
         with self._place.guard:
             self._place.objects.pop(check_key(key), None)

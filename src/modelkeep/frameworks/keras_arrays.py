@@ -13,7 +13,9 @@ from modelkeep.frameworks.mismatch import Spec
 
 
 def read(variable: Any, *, copy: bool) -> np.ndarray:
-    """Return the value; a read-only view where the backend never writes to a buffer that is held (not on torch).
+    """Return the value: with ``copy`` an array of its own, else a read-only one.
+
+    That is a view where the backend never writes to a buffer that is held, and a copy on torch.
 
     Raises:
         UnsupportedState: the variable has no value yet, or one that numpy cannot hold.
@@ -31,7 +33,9 @@ def read(variable: Any, *, copy: bool) -> np.ndarray:
         case "torch":
             from modelkeep.frameworks import torch_tensors
 
-            return torch_tensors.to_numpy(value)
+            array = torch_tensors.to_numpy(value)
+            array.setflags(write=copy)
+            return array
         case _:
             return np.array(value)
 

@@ -150,7 +150,7 @@ def condemned(store: "Store") -> set[str]:
 
 def valid_runs(store: "Store") -> Iterator[RunRecord]:
     """The runs of a keep; a folder whose name no run can have is somebody else's."""
-    for name in store.runs():
+    for name in store.backend.folders(layout.RUNS):
         try:
             yield store.run(name)
         except InvalidName:

@@ -257,13 +257,14 @@ class RunRecord:
         Raises:
             UsageError: the newest one is among them.
         """
-        wanted = sorted(set(numbers) - self.dropped())
+        tombstones = list(self._numbers("dropped"))
+        gone = {one for number in tombstones for one in self._tombstone(self._tombstone_key(number))}
+        wanted = sorted(set(numbers) - gone)
         if not wanted:
             return
         if max(self._numbers("checkpoints"), default=0) in wanted:
             raise UsageError(f"run {self.name}: checkpoint {wanted[-1]} is the newest, from which the run goes on")
-        number = max(self._numbers("dropped"), default=0) + 1
-        key = f"{self.prefix}/dropped/{newest_first(number)}.json"
+        key = self._tombstone_key(max(tombstones, default=0) + 1)
         self.backend.create(key, seal({"numbers": list(wanted)}))
         self._tombstones[key] = frozenset(wanted)
 
@@ -283,7 +284,7 @@ class RunRecord:
     ) -> set[int]:
         gone: set[int] = set()
         for number in self._numbers("dropped"):
-            key = f"{self.prefix}/dropped/{newest_first(number)}.json"
+            key = self._tombstone_key(number)
             try:
                 gone |= self._tombstone(key)
             except damage as error:
@@ -344,6 +345,9 @@ class RunRecord:
 
     def _attempt_key(self, number: int) -> str:
         return f"{self._folder(number)}/start.json"
+
+    def _tombstone_key(self, number: int) -> str:
+        return f"{self.prefix}/dropped/{newest_first(number)}.json"
 
     def _checkpoint_key(self, number: int) -> str:
         return f"{self.prefix}/checkpoints/{newest_first(number)}.json"

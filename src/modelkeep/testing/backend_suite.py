@@ -202,6 +202,14 @@ class BackendSuite:
         backend.create("runs/a", b"x")
         assert [entry.key for entry in backend.list("run")] == ["run/a"]
 
+    def test_folders_are_named_without_what_lies_in_them(self, backend: Backend) -> None:
+        for key in ["runs/b/attempts/1/start", "runs/a/lock", "runs/a-b/x", "runs/file", "other/x"]:
+            backend.create(key, b"x")
+        assert list(backend.folders("runs")) == ["a", "a-b", "b"]
+        assert list(backend.folders("")) == ["other", "runs"]
+        assert list(backend.folders("nothing")) == []
+        assert list(backend.folders("runs/file")) == []
+
     # Locks
 
     def test_a_lock_is_re_entrant_in_one_process(self, backend: Backend) -> None:

@@ -96,7 +96,13 @@ def _text_of(callback: CSVLogger) -> str:
 
 
 def _freeze(value: Any) -> Any:
-    """A copy that later epochs do not change; numbers as Python's, in which Keras compares and prints them."""
+    """A copy that later epochs do not change; numbers as Python's, in which Keras compares and prints them.
+
+    Arrays (the best weights) Keras replaces and never writes to: they are shared, read-only.
+    """
+    if isinstance(value, np.ndarray):
+        value = value.view()
+        value.setflags(write=False)
     if isinstance(value, dict):
         return {key: _freeze(one) for key, one in value.items()}
     if isinstance(value, list):

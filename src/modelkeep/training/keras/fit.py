@@ -72,7 +72,7 @@ def fit(
         return _finished_history(model, run)
     _refuse_or_mark(run, findings(call.callbacks, call.data[0], feed), exact=exact)
     _tell_unknown_length(feed)
-    run.check_fingerprint()
+    run.check_fingerprint(exact=exact)
     try:
         with catch() as signals:
             plan = Plan(
