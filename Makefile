@@ -43,7 +43,7 @@ demo: setup
 	@$(VENV)/bin/modelkeep demo
 
 test: setup
-	$(PY) -m pytest -m "not torture" $(PYTEST_ARGS)
+	$(PY) -m pytest -n 2 -m "not torture" $(PYTEST_ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check .

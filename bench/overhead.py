@@ -80,7 +80,7 @@ def _clock(steps: int) -> Any:
             self._first = steps // 5
             self.wall = self.cpu = 0.0
 
-        def on_train_batch_end(self, batch: int, _: Any = None) -> None:
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002  Keras names it
             if batch == self._first:
                 self.wall, self.cpu = perf_counter(), process_time()
             elif batch == steps - 1:

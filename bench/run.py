@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bench.report import Report, machine
 from bench.settings import Settings
+from bench.worker import WorkerDied
 
 BENCHES = ("durable", "waiting", "incremental", "restore", "overhead", "startup")
 """Each is a module with ``run(settings) -> list[Report]``."""
@@ -33,14 +34,21 @@ def main(arguments: list[str]) -> None:
     )
     console.print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC · {machine()}\n", highlight=False)
     reports: list[Report] = []
+    failed: list[str] = []
     for name in options.only or BENCHES:
-        found = importlib.import_module(f"bench.{name}").run(settings)
+        try:
+            found = importlib.import_module(f"bench.{name}").run(settings)
+        except WorkerDied as error:
+            failed.append(f"{name}: {error}")
+            continue
         for report in found:
             report.shown(console)
         reports += found
     if options.json:
         document = {"machine": machine(), "reports": [report.to_json() for report in reports]}
         Path(options.json).write_text(json.dumps(document, indent=1))
+    if failed:
+        sys.exit("\n".join(f"bench: {text}" for text in failed))
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:

@@ -264,7 +264,7 @@ def _record_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         calls.append((f"fsync {kind}", name))
         real_fsync(descriptor)
 
-    def link(source, target, **options: Any) -> None:
+    def link(source: Path, target: Path, **options: Any) -> None:
         calls.append(("link", os.path.basename(target)))
         real_link(source, target, **options)
 

@@ -46,7 +46,11 @@ def test_a_run_exists_once_it_has_an_attempt(store: Store, run: RunRecord) -> No
 
 
 def test_attempts_come_back_in_order_with_what_was_recorded(run: RunRecord) -> None:
-    info = {"writer": "00ff" * 4, "resumed_from": {"checkpoint": 3, "step": 30}, "params": {"lr": 0.1, "n": None}}
+    info: dict[str, Json] = {
+        "writer": "00ff" * 4,
+        "resumed_from": {"checkpoint": 3, "step": 30},
+        "params": {"lr": 0.1, "n": None},
+    }
     first, second = run.start_attempt({}), run.start_attempt(info)
     assert fresh(run).attempts() == [first, second]
     assert [first.number, second.number] == [1, 2]
@@ -61,7 +65,7 @@ def test_a_run_name_that_leads_elsewhere_is_refused(store: Store) -> None:
 def test_of_two_attempts_at_the_same_moment_one_is_told(run: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     other = fresh(run)
     seen = run.backend.list
-    listed = []
+    listed: list[str] = []
 
     def list_then_lose(prefix: str, **options: Any) -> Any:
         entries = list(seen(prefix, **options))

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -115,12 +116,7 @@ class LocalBackend:
 
     def list(self, prefix: str, *, limit: int | None = None) -> Iterator[Entry]:
         root = self._path(prefix) if prefix else self._folder
-        count = 0
-        for entry in self._walk(root, prefix):
-            if limit is not None and count >= limit:
-                return
-            count += 1
-            yield entry
+        return islice(self._walk(root, prefix), limit)
 
     def folders(self, prefix: str) -> Iterator[str]:
         root = self._path(prefix) if prefix else self._folder
