@@ -105,7 +105,8 @@ def run(settings: Settings) -> list[Report]:
     )
     with ExitStack() as stack:
         for backend in BACKENDS:
-            steps = settings.steps(1000, 40)
+            # a step on torch takes ten times as long, and its figures need no more of them
+            steps = settings.steps(200 if backend == "torch" else 1000, 40)
             fitter = stack.enter_context(Worker("bench.overhead.Fitter", env={"KERAS_BACKEND": backend}, steps=steps))
             found = _measured(fitter, settings)
             cells = [backend]

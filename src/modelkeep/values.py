@@ -106,9 +106,10 @@ class Ref:
     def parse(cls, text: str) -> "Ref":
         """Read a REF.
 
-        Forms: ``run:cnn@1200`` (a step), ``run:cnn@last``, ``run:cnn@best:val_loss``, ``run:cnn@epoch:3``,
-        ``run:cnn``, ``model:digits@3``, ``model:digits@champion``, ``snapshot:ID``, or a bare snapshot id (or a prefix
-        of it, of at least 8 digits). A run whose name looks like an id is written ``run:NAME``.
+        Forms: ``run:cnn@1200`` (a step), ``run:cnn@last``, ``run:cnn@best:val_loss`` (with ``:min`` or ``:max`` behind
+        where the name does not tell), ``run:cnn@epoch:3``, ``run:cnn``, ``model:digits@3``, ``model:digits@champion``,
+        ``snapshot:ID``, or a bare snapshot id (or a prefix of it, of at least 8 digits). A run whose name looks like an
+        id is written ``run:NAME``.
 
         Raises:
             InvalidRef: with the place of the fault and the forms that are understood.
@@ -161,6 +162,7 @@ def _checked_rev(text: str, kind: str, rev: str) -> str:
     elif kind == "model":
         known = False
     else:
+        argument = argument.removesuffix(":min").removesuffix(":max") if word == "best" else argument
         form = {"best": _METRIC, "epoch": _NUMBER}.get(word)
         known = form is not None and bool(form.fullmatch(argument))
     if known:

@@ -21,6 +21,7 @@ from modelkeep.errors import (
     UsageError,
 )
 from modelkeep.keep import Keep
+from modelkeep.state.compare import differences
 from modelkeep.training.run import Run
 from modelkeep.values import Json
 
@@ -144,7 +145,9 @@ def test_a_fork_begins_with_the_checkpoint_and_records_its_parent(keep: Keep) ->
         assert run.seed == parent.seed
         run.save(state(9), step=9, epoch=3, wait=True)
     assert keep.store.run("tuned").attempts()[0].info["fork"] == {"ref": "run:cnn@3", "snapshot": wanted.id}
-    assert keep.snapshot("run:tuned@9").meta["parents"] == [wanted.id]
+    assert keep.snapshot("run:tuned@3").meta["parents"] == [wanted.id]
+    keep.store.delete_snapshot(wanted.id)  # the parent lets its checkpoint go
+    assert differences(keep.load_state("run:tuned@3"), state(3)) == []
 
 
 def test_the_call_that_forked_goes_on_with_the_fork_after_a_kill(keep: Keep) -> None:

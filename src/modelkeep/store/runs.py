@@ -105,9 +105,24 @@ class RunRecord:
 
     # Attempts
 
-    def attempts(self) -> list[Attempt]:
-        """All attempts, the first one first. Raises Damaged."""
-        return [self._attempt(number) for number in sorted(self._numbers("attempts"))]
+    def attempts(self, *, on_damage: Callable[[str, Exception], object] | None = None) -> list[Attempt]:
+        """All attempts, the first one first.
+
+        ``on_damage(key, error)`` is told of one whose record cannot be read, which is then left out; without it the
+        error is raised.
+
+        Raises:
+            Damaged: a record cannot be read.
+        """
+        found = []
+        for number in sorted(self._numbers("attempts")):
+            try:
+                found.append(self._attempt(number))
+            except Damaged as error:
+                if on_damage is None:
+                    raise
+                on_damage(self._attempt_key(number), error)
+        return found
 
     def start_attempt(self, info: Mapping[str, Json]) -> Attempt:
         """Begin the next attempt; durable on return.

@@ -148,8 +148,7 @@ class Store:
 
     def runs(self) -> list[str]:
         """The names of the runs, ascending."""
-        prefix = f"{layout.RUNS}/"
-        return sorted({entry.key.removeprefix(prefix).split("/")[0] for entry in self.backend.list(layout.RUNS)})
+        return sorted(self.backend.folders(layout.RUNS))
 
     def run(self, name: str) -> RunRecord:
         """The record of a run, which may not exist yet. Raises InvalidName."""

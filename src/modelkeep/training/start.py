@@ -105,14 +105,32 @@ def _choose(store: Store, request: Request) -> RunRecord:
 
 def _is_fork_of(record: RunRecord, ref: str) -> bool:
     """Whether a run was begun by the same ``fork=``: the same program that runs again after a kill."""
-    fork = record.attempts()[0].info.get("fork")
-    return isinstance(fork, dict) and fork.get("ref") == str(Ref.parse(ref))
+    forks = [attempt.info.get("fork") for attempt in _readable_attempts(record, [])]
+    return isinstance(forks[0], dict) and forks[0].get("ref") == str(Ref.parse(ref))
+
+
+def _readable_attempts(record: RunRecord, damaged: list[str]) -> list[Attempt]:
+    """The attempts whose records are whole; each holds the seed, the parameters and the fork of the run.
+
+    Raises:
+        Damaged: the run was started, and none is whole.
+    """
+    last: list[Exception] = []
+
+    def on_damage(key: str, error: Exception) -> None:
+        damaged.append(f"{key}: {error}")
+        last.append(error)
+
+    attempts = record.attempts(on_damage=on_damage)
+    if last and not attempts:
+        raise last[0]
+    return attempts
 
 
 def _begin(store: Store, record: RunRecord, request: Request, lock: ExitStack) -> Start:
-    attempts = record.attempts()
-    identity = _identity(store, record, request, attempts)
     damaged: list[str] = []
+    attempts = _readable_attempts(record, damaged)
+    identity = _identity(store, record, request, attempts)
     resumed = _resume(store, record, identity, damaged)
     now = fingerprint()
     not_exact = _check_machine(record, resumed, attempts, now, exact=request.exact)
@@ -133,7 +151,7 @@ def _begin(store: Store, record: RunRecord, request: Request, lock: ExitStack) -
     }
     attempt = record.start_attempt(info)
     if resumed is not None and resumed.checkpoint.number == 0:
-        resumed = replace(resumed, checkpoint=_adopt(record, attempt, resumed))
+        resumed = _adopt(store, record, attempt, resumed)
     _tell(record, damaged, resumed)
     seed_generators(identity.seed)
     return Start(
@@ -211,18 +229,25 @@ def _of_parent(store: Store, snapshot: Snapshot) -> Checkpoint:
     )
 
 
-def _adopt(record: RunRecord, attempt: Attempt, resumed: Resumed) -> Checkpoint:
-    """Make the parent's checkpoint the fork's own first one: whatever becomes of the parent, its state stays."""
-    parent = resumed.checkpoint
-    return record.commit_checkpoint(
+def _adopt(store: Store, record: RunRecord, attempt: Attempt, resumed: Resumed) -> Resumed:
+    """Make the parent's checkpoint the fork's own first one: whatever becomes of the parent, its state stays.
+
+    It is saved anew rather than named: the parent may let its record go at this very moment. Its pieces are reused.
+    """
+    parent, token = resumed.checkpoint, str(attempt.info["writer"])
+    meta = {**resumed.snapshot.meta, "run": record.name, "attempt": attempt.number, "reason": parent.reason}
+    meta["parents"] = [resumed.snapshot.id]
+    snapshot = store.save(resumed.tree, meta=meta, writer=token, donor=resumed.snapshot)
+    checkpoint = record.commit_checkpoint(
         attempt,
-        resumed.snapshot,
+        snapshot,
         step=parent.step,
         epoch=parent.epoch,
         metrics=parent.metrics,
         reason=parent.reason,
         exact=parent.exact,
     )
+    return Resumed(checkpoint, snapshot, resumed.tree)
 
 
 def _check_machine(
