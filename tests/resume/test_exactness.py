@@ -179,6 +179,19 @@ def test_a_second_fit_of_the_same_open_run_goes_on(tmp_path: Path) -> None:
     assert mk.keras.fit(model, X, Y, run=run, epochs=3, verbose=0).epoch == [0, 1, 2]
 
 
+def test_a_name_is_a_run_in_the_default_keep_and_it_says_where_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MODELKEEP_KEEP", str(tmp_path / "keep"))
+    mk.keras.fit(dense(), X, Y, run="digits", epochs=1, verbose=0)
+    assert capsys.readouterr().out == ""
+    assert mk.keras.fit(dense(), X, Y, run="digits", epochs=2, verbose=2).epoch == [0, 1]
+    assert "modelkeep: run digits goes on at epoch 2, batch 1 (step 1)" in capsys.readouterr().out
+    mk.keras.fit(dense(), X, Y, run="digits", epochs=2, verbose=2)
+    assert "modelkeep: run digits is finished" in capsys.readouterr().out
+    mk.open(None).run("digits").close()
+
+
 def test_a_generator_trains_with_exact_false_and_resumes_at_epochs(tmp_path: Path) -> None:
     keep = mk.open(tmp_path / "keep")
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras.callbacks import History
 from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
+from keras.src.utils.io_utils import print_msg
 
 from modelkeep.errors import NotExact, UsageError
 from modelkeep.frameworks import keras as keras_door
@@ -69,6 +70,7 @@ def fit(
     feed, validation = call.feed(run.seed), call.validation_feed(run.seed)
     _build(model, feed)
     if _is_finished(run, call.epochs):
+        call.tell(f"run {run.name} is finished: its history is returned, and its final weights are in the model")
         return _finished_history(model, run)
     _refuse_or_mark(run, findings(call.callbacks, call.data[0], feed), exact=exact)
     _tell_unknown_length(feed)
@@ -138,6 +140,11 @@ class _Call:
             batch_size=given.pop("batch_size"),
             rest=given,
         )
+
+    def tell(self, text: str) -> None:
+        """Say something where Keras says how far it is; nothing with ``verbose=0``."""
+        if self.verbose != 0:
+            print_msg(f"modelkeep: {text}")
 
     def feed(self, seed: int) -> Feed | None:
         source = source_of(
@@ -229,6 +236,8 @@ def _start(loop: Loop, run: Run, call: "_Call", *, exact: bool) -> None:
     tree = run.resumed[1]
     _refuse_or_mark(run, missing_callbacks(loop.callbacks, tree["training"]["callbacks"]), exact=exact)
     loop.resume(tree)
+    at = loop.position
+    call.tell(f"run {run.name} goes on at epoch {at.epoch + 1}, batch {at.batch + 1} (step {at.step})")
 
 
 def _train(model: keras.Model, loop: Loop, call: "_Call", plan: Plan) -> None:
