@@ -8,6 +8,11 @@ settings.register_profile("modelkeep", deadline=None)
 settings.load_profile("modelkeep")
 
 
+def pytest_ignore_collect(collection_path):
+    """Doctests are for `src`: here only tests are collected, not the cases and programs that lie beside them."""
+    return True if collection_path.suffix == ".py" and not collection_path.name.startswith("test_") else None
+
+
 @pytest.fixture(autouse=True)
 def no_keep_of_the_user(monkeypatch):
     """The default keep is a matter of each test, never one that whoever runs the tests has set."""

@@ -13,23 +13,16 @@ import pytest
 from modelkeep.backend import LocalBackend
 from modelkeep.errors import StorageError
 
+from ..disks import fill, small_file_system
+
 MEGABYTE = 1 << 20
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 4 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("mounting a tmpfs needs root")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_file_system(tmp_path / "disk", "4m") as folder:
+        yield folder
 
 
 def test_a_full_disk_names_what_was_wanted_and_free_before_anything_is_written(small_disk: Path) -> None:
@@ -64,6 +57,16 @@ def test_small_objects_on_a_full_disk_are_refused_whole(small_disk: Path) -> Non
             place.create(f"a/{made:05d}", bytes(10_000))
     assert [entry.size for entry in place.list("a")] == [10_000] * made
     assert len(os.listdir(small_disk / "keep" / "a")) == made
+
+
+def test_a_lock_can_be_had_on_a_full_disk(small_disk: Path) -> None:
+    """Who frees space needs it."""
+    place = LocalBackend(small_disk / "keep")
+    with place.lock("runs/a/lock"):
+        pass
+    fill(small_disk)
+    with place.lock("runs/a/lock"):
+        pass
 
 
 def test_a_file_size_limit_is_a_storage_error_with_the_path(tmp_path: Path) -> None:
@@ -113,6 +116,7 @@ for name, verb in {
     "list": lambda: list(place.list("secret")),
     "delete": lambda: place.delete("a"),
     "lock": lock,
+    "clean": lambda: place.clean("secret/a", 0),
 }.items():
     try:
         verb()
@@ -141,7 +145,9 @@ def test_who_may_not_is_told_the_path_and_to_look_at_permissions(open_folder: Pa
     child = _as_nobody(FORBIDDEN, open_folder / "keep")
     assert child.returncode == 0, child.stderr
     lines = child.stdout.splitlines()
-    assert [line.split(" -> ")[0] for line in lines] == ["create", "create below", "read", "list", "delete", "lock"]
+    assert [line.split(" -> ")[0] for line in lines] == [
+        "create", "create below", "read", "list", "delete", "lock", "clean",
+    ]  # fmt: skip
     for line in lines:
         assert str(open_folder / "keep") in line
         assert "permission denied" in line

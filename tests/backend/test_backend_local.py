@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,20 @@ def test_a_file_where_the_keep_should_be_is_named(tmp_path: Path) -> None:
 def test_an_unknown_kind_of_url_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(UsageError, match="memory://"):
         open_backend("ftp://host/keep")
+
+
+def test_a_file_url_with_two_slashes_too_few_is_refused_and_does_not_mean_the_working_folder() -> None:
+    with pytest.raises(UsageError, match=r"machine keep; .*file:///PATH"):
+        open_backend("file://keep")
+    with pytest.raises(UsageError, match="machine elsewhere"):
+        open_backend("file://elsewhere/tmp/keep")
+
+
+def test_two_names_of_one_folder_have_one_lock(tmp_path: Path) -> None:
+    place = LocalBackend(tmp_path / "keep")
+    (tmp_path / "alias").symlink_to(tmp_path / "keep")
+    with place.lock("runs/a/lock"), LocalBackend(tmp_path / "alias").lock("runs/a/lock"):
+        place.create("a", b"x")
 
 
 # What lies on the disk
@@ -120,6 +135,37 @@ def test_a_planted_pipe_is_damage_and_does_not_block(place: LocalBackend, tmp_pa
     os.mkfifo(tmp_path / "keep" / "object")
     with pytest.raises(Damaged, match="object"):
         place.read("object")
+    with pytest.raises(Damaged, match="object"):
+        place.read_into("object", 0, memoryview(bytearray(1)))
+    with pytest.raises(StorageError, match="object"), place.lock("object"):
+        pass
+    with pytest.raises(Exception, match=r"object is in .* already"):
+        place.create("object", b"x")
+
+
+@pytest.mark.parametrize("key", ["runs/a/object", "runs/object"])
+def test_a_planted_folder_that_is_a_symlink_is_neither_read_nor_written_through(
+    place: LocalBackend, tmp_path: Path, key: str
+) -> None:
+    outside = tmp_path / "outside"
+    LocalBackend(outside).create("a/object", b"mine")
+    LocalBackend(outside).create("object", b"mine")
+    (tmp_path / "keep" / "runs").symlink_to(outside)
+    for verb in (
+        lambda: place.read(key),
+        lambda: place.size(key),
+        lambda: place.create(f"{key}-new", b"x"),
+        lambda: place.delete(key),
+        lambda: place.lock(f"{key}-lock").__enter__(),
+    ):
+        with pytest.raises(Damaged, match=rf"{key}.*keep/runs is a symbolic link"):
+            verb()
+    assert list(place.list("runs")) == []
+    assert list(place.folders("runs")) == []
+    assert list(place.folders("")) == []
+    assert place.clean("runs", place.now() + 3600) == 0
+    assert [entry.key for entry in place.list("")] == ["runs"]
+    assert sorted(entry.key for entry in LocalBackend(outside).list("")) == ["a/object", "object"]
 
 
 # Durability, as far as calls tell it
@@ -214,6 +260,49 @@ def test_without_links_and_exclusive_renames_it_is_said_once(
     assert sorted(os.listdir(tmp_path / "keep" / "a")) == ["b", "c"]
 
 
+def test_an_object_that_could_not_get_its_name_leaves_the_name_free(
+    place: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", _failing(errno.EPERM))
+    monkeypatch.setattr("modelkeep.backend.syscalls._rename_noreplace", lambda source, target: False)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "rename", _failing(errno.EIO))
+        with pytest.raises(StorageError, match="input/output error"):
+            place.create("a/b", b"x")
+    assert os.listdir(tmp_path / "keep" / "a") == []
+    with pytest.warns(RuntimeWarning, match="neither hard links"):
+        place.create("a/b", b"x")
+    assert place.read("a/b") == b"x"
+
+
+def test_a_link_that_was_made_although_its_answer_was_lost_is_no_conflict(
+    place: LocalBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS repeats a call whose answer was lost, and then reports the name that it has made itself as taken."""
+    link = os.link
+
+    def lost(source: Path, target: Path, **options: Any) -> None:
+        link(source, target, **options)
+        link(source, target, **options)
+
+    monkeypatch.setattr(os, "link", lost)
+    place.create("a/b", b"first")
+    assert os.listdir(tmp_path / "keep" / "a") == ["b"]
+    with pytest.raises(Exception, match="already"):
+        place.create("a/b", b"second")
+    assert place.read("a/b") == b"first"
+
+
+@pytest.mark.parametrize("told", [(0, 0, 0), None])
+def test_a_place_that_does_not_tell_its_free_space_takes_objects(
+    place: LocalBackend, monkeypatch: pytest.MonkeyPatch, told: Any
+) -> None:
+    usage = _failing(errno.ENOSYS) if told is None else lambda folder: shutil._ntuple_diskusage(*told)
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    place.create("a", b"x")
+    assert place.read("a") == b"x"
+
+
 def test_a_file_system_without_permissions_still_takes_objects(
     place: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +333,15 @@ def test_cleaning_leaves_what_was_begun_later(place: LocalBackend) -> None:
     assert place.clean("a", place.now() - 3600) == 0
     writer.commit()
     assert place.read("a/b") == b"x"
+
+
+def test_cleaning_leaves_hidden_files_of_others(place: LocalBackend, tmp_path: Path) -> None:
+    names = [".git/.lock.tmp", "a/.hidden", "a/.b.tmp", "a/.b.12-xyz.tmp", "a/b.12-0123abcd.tmp"]
+    for name in names:
+        (tmp_path / "keep" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "keep" / name).write_text("mine")
+    assert place.clean("", place.now() + 3600) == 0
+    assert [(tmp_path / "keep" / name).read_text() for name in names] == ["mine"] * 5
 
 
 def _failing(code: int) -> Any:

@@ -20,10 +20,28 @@ with LocalBackend(sys.argv[1]).lock("runs/a/lock"):
     sys.stdin.readline()
 """
 
-CREATOR = """
-import sys
+ORPHAN = """
+import os, sys
 from modelkeep.backend import LocalBackend
+with LocalBackend(sys.argv[1]).lock("runs/a/lock"):
+    if os.fork() == 0:
+        print("forked", flush=True)
+        sys.stdin.readline()
+        os._exit(0)
+    os.wait()
+"""
+
+CREATOR = """
+import errno, os, sys, warnings
+from modelkeep.backend import LocalBackend, syscalls
 from modelkeep.errors import AlreadyExists
+warnings.simplefilter("ignore")
+def refuse(*arguments, **options):
+    raise OSError(errno.EPERM, "no links here")
+if sys.argv[3] != "link":
+    os.link = refuse
+if sys.argv[3] == "O_EXCL":
+    syscalls._rename_noreplace = lambda source, target: False
 place = LocalBackend(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -67,6 +85,18 @@ def test_kill_9_frees_the_lock_at_once(holder: subprocess.Popen[str], tmp_path: 
         pass
 
 
+def test_kill_9_frees_the_lock_although_a_forked_child_lives_on(tmp_path: Path) -> None:
+    """A data loader's worker has a copy of each descriptor, and the kernel frees a lock with the last one."""
+    child = _start(ORPHAN, tmp_path)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "forked\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    with LocalBackend(tmp_path).lock("runs/a/lock"):
+        pass
+    _end(child)  # closes the pipe that the orphan waits for
+
+
 def test_a_lock_that_was_let_go_can_be_taken_by_another_process(tmp_path: Path) -> None:
     with LocalBackend(tmp_path).lock("runs/a/lock"):
         pass
@@ -97,8 +127,9 @@ def test_a_forked_child_does_not_have_its_parents_lock(tmp_path: Path) -> None:
         _end(other)
 
 
-def test_of_three_processes_that_create_the_same_keys_each_key_has_one_winner(tmp_path: Path) -> None:
-    children = [_start(CREATOR, tmp_path, str(index)) for index in range(3)]
+@pytest.mark.parametrize("by", ["link", "renameat2", "O_EXCL"])
+def test_of_four_processes_that_create_the_same_keys_each_key_has_one_winner(tmp_path: Path, by: str) -> None:
+    children = [_start(CREATOR, tmp_path, str(index), by) for index in range(4)]
     for child in children:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"

@@ -225,6 +225,48 @@ def test_hostile_text_in_any_record_is_damage_and_no_traceback(keep: Path, text:
         path.write_bytes(whole)
 
 
+def test_an_attempt_under_the_number_of_another_is_damage(keep: Path) -> None:
+    """Each has its digest, and what is sealed in it does not belong there."""
+    attempts = keep / "runs" / "cnn" / "attempts"
+    (attempts / "9999999997").mkdir()
+    (attempts / "9999999997" / "start.json").write_bytes((attempts / "9999999998" / "start.json").read_bytes())
+    assert [damage.key for damage in report(keep).damages] == ["runs/cnn/attempts/9999999997/start.json"]
+
+
+def test_the_mark_of_an_end_that_makes_no_sense_is_damage(keep: Path) -> None:
+    path = keep / "runs" / "other" / "finished" / "9999999998.json"
+    path.chmod(0o644)
+    path.write_bytes(seal({"number": 1}))
+    assert [damage.key for damage in report(keep).damages] == ["runs/other/finished/9999999998.json"]
+
+
+def test_a_record_of_a_terabyte_is_damage_and_is_not_read(keep: Path) -> None:
+    """A hole in a file takes no space on the disk, and all of it in memory."""
+    for path in files(keep)[1:]:
+        if path.suffix == ".json":
+            size = path.stat().st_size
+            os.truncate(path, 1 << 40)
+            (damage,) = [damage for damage in report(keep).damages if damage.key == path.relative_to(keep).as_posix()]
+            assert "1,099,511,627,776 bytes" in damage.what
+            os.truncate(path, size)
+    assert report(keep).ok
+    os.truncate(keep / "keep.json", 1 << 40)
+    with pytest.raises(ModelkeepError, match=r"keep\.json has 1,099,511,627,776 bytes"):
+        report(keep)
+
+
+def test_folders_that_are_symlinks_are_foreign_and_are_not_followed(keep: Path) -> None:
+    for name in ("runs", "shards", "snapshots/ab"):
+        path = keep / name
+        elsewhere = keep.parent / f"elsewhere-{path.name}"
+        if path.exists():
+            path.rename(elsewhere)
+        path.symlink_to(elsewhere)
+    found = report(keep)
+    assert set(found.foreign) == {"runs", "shards", "snapshots/ab"}
+    assert found.damages  # the shards of the records cannot be had
+
+
 # What is not of the keep
 
 

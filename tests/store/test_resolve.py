@@ -175,6 +175,14 @@ def test_a_prefix_of_no_snapshot_is_not_found(store: Store, run: RunRecord) -> N
         store.resolve("0" * 64)
 
 
+def test_a_copy_beside_a_record_is_no_second_snapshot(local_store: Store, local_run: RunRecord, tmp_path: Path) -> None:
+    snapshot = local_store.resolve("cnn@30")
+    record = tmp_path / "keep" / "snapshots" / snapshot.id[:2] / f"{snapshot.id}.json"
+    for name in (f"{snapshot.id}.json.orig", f"{snapshot.id}-copy.json"):
+        record.with_name(name).write_bytes(record.read_bytes())
+    assert local_store.resolve(snapshot.id[:10]) == snapshot
+
+
 def test_a_prefix_of_two_snapshots_is_refused_with_both(
     local_store: Store, local_run: RunRecord, tmp_path: Path
 ) -> None:

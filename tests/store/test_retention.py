@@ -274,6 +274,18 @@ def test_foreign_folders_beside_the_runs_do_not_stop_a_drop(local_store: Store, 
     every_checkpoint_loads(local_store)
 
 
+def test_foreign_files_beside_the_records_do_not_stop_a_drop(local_store: Store, tmp_path: Path) -> None:
+    """A file manager's copy has a name that is no key; another's is a record under a wrong name."""
+    run, snapshots = trained(local_store)
+    record = tmp_path / "keep" / layout.snapshot_key(snapshots[4].id)
+    for name in (f"{record.stem} (copy).json", f"{record.stem}-copy.json", f"{record.name}.orig"):
+        record.with_name(name).write_bytes(record.read_bytes())
+    before = shards(local_store)
+    drop(local_store, run, [2, 3])
+    assert shards(local_store) < before
+    every_checkpoint_loads(local_store)
+
+
 def test_a_tombstone_whose_run_was_killed_before_freeing_loses_nothing(store: Store) -> None:
     run, _snapshots = trained(store)
     run.drop([1, 2, 3])
@@ -326,6 +338,19 @@ def test_what_is_condemned_is_written_again(store: Store) -> None:
     assert condemned(store) == set(donor.shards)
     again = store.save(state(5), meta={"kind": "state"}, donor=donor)
     assert not set(again.shards) & set(donor.shards)
+
+
+def test_a_sentence_without_words_is_one_of_all_shards(store: Store) -> None:
+    """A collector on a full disk has no room for more; it is lifted like any other."""
+    _, snapshots = trained(store)
+    sentence = layout.condemned_key("9999999998")
+    store.backend.create(sentence, b"")
+    assert condemned(store) == shards(store)
+    again = store.save(state(5), meta={"kind": "state"}, donor=snapshots[-1])
+    assert not set(again.shards) & set(snapshots[-1].shards)
+    assert store.verify().ok
+    collect(store, set(snapshots[0].shards))
+    assert keys(store, "gc") == {sentence}  # another's is not ours to lift
 
 
 def test_collecting_what_is_in_use_deletes_nothing(store: Store) -> None:

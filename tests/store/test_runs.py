@@ -64,20 +64,41 @@ def test_a_run_name_that_leads_elsewhere_is_refused(store: Store) -> None:
 
 def test_of_two_attempts_at_the_same_moment_one_is_told(run: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     other = fresh(run)
-    seen = run.backend.list
+    seen = run.backend.folders
     listed: list[str] = []
 
-    def list_then_lose(prefix: str, **options: Any) -> Any:
-        entries = list(seen(prefix, **options))
+    def list_then_lose(prefix: str) -> Any:
+        names = list(seen(prefix))
         if not listed and prefix.endswith("attempts"):
             listed.append(prefix)
             other.start_attempt({"who": "other"})
-        return iter(entries)
+        return iter(names)
 
-    monkeypatch.setattr(run.backend, "list", list_then_lose)
+    monkeypatch.setattr(run.backend, "folders", list_then_lose)
     with pytest.raises(Fenced, match="attempt 1"):
         run.start_attempt({"who": "me"})
     assert [attempt.info for attempt in fresh(run).attempts()] == [{"who": "other"}]
+
+
+def test_a_folder_of_an_attempt_that_was_killed_before_its_record_is_no_attempt(
+    local_store: Store, tmp_path: Path
+) -> None:
+    run = local_store.run("cnn")
+    (tmp_path / "keep" / "runs" / "cnn" / "attempts" / "9999999998").mkdir(parents=True)
+    assert not run.exists()
+    assert run.start_attempt({}).number == 1
+
+
+def test_an_attempt_whose_record_is_no_file_any_more_keeps_its_number(local_store: Store, tmp_path: Path) -> None:
+    run = local_store.run("cnn")
+    first = run.start_attempt({})
+    run.start_attempt({})
+    record = tmp_path / "keep" / "runs" / "cnn" / "attempts" / "9999999997" / "start.json"
+    record.unlink()
+    record.symlink_to("/etc/hostname")
+    with pytest.raises(Fenced, match="attempt 2"):
+        commit(local_store, run, first, 1)
+    assert fresh(run).start_attempt({}).number == 3
 
 
 # Metrics
@@ -254,7 +275,32 @@ def test_a_commit_does_not_read_what_the_run_has_logged(
 
     monkeypatch.setattr(run.backend, "list", counted)
     commit(store, run, attempt, 1)
+    assert fresh(run).exists()
+    assert len(fresh(run).attempts()) == 1
+    fresh(run).start_attempt({})
     assert not [key for key in seen if "/metrics/" in key]
+
+
+def test_a_commit_and_the_newest_look_at_no_older_checkpoint(
+    store: Store, run: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of ten thousand checkpoints names the newest as fast as one of ten."""
+    attempt = run.start_attempt({})
+    for step in range(20):
+        commit(store, run, attempt, step)
+    seen = []
+    listing = run.backend.list
+
+    def counted(prefix: str, **options: Any) -> Any:
+        for entry in listing(prefix, **options):
+            seen.append(entry.key)
+            yield entry
+
+    monkeypatch.setattr(run.backend, "list", counted)
+    commit(store, run, attempt, 20)
+    assert next(fresh(run).iterate_checkpoints()).number == 21
+    assert run.finished() is None
+    assert len([key for key in seen if "/checkpoints/" in key]) <= 3
 
 
 def test_dropping_reads_each_tombstone_once(store: Store, run: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +339,16 @@ def test_a_finished_run_says_so_until_a_later_checkpoint_goes_on(store: Store, r
     assert fresh(run).finished() is None
     run.finish(later, {"epochs": 6})
     assert fresh(run).finished() == {"epochs": 6}
+
+
+def test_an_attempt_that_was_fenced_does_not_end_the_run_of_the_newer(store: Store, run: RunRecord) -> None:
+    """The newer attempt goes on; a start that found the run finished would train no more."""
+    zombie = run.start_attempt({})
+    commit(store, run, zombie, 10)
+    fresh(run).start_attempt({"resumed_from": {"checkpoint": 1, "step": 10}})
+    with pytest.raises(Fenced, match="attempt 2 has begun since attempt 1"):
+        run.finish(zombie, "done")
+    assert fresh(run).finished() is None
 
 
 # What somebody else may have written

@@ -204,6 +204,42 @@ def test_a_full_disk_is_an_error_that_leaves_nothing_behind(monkeypatch):
     assert threading.active_count() == threads
 
 
+class Refusing(MemoryBackend):
+    """A place that has no room for records any more, and says so before or after it has made one."""
+
+    after = False
+    full = True
+
+    def create(self, key, data):
+        refused = self.full and key.startswith(layout.SNAPSHOTS)
+        if self.after or not refused:
+            super().create(key, data)
+        if refused:
+            raise StorageError("no space left")
+
+
+def test_a_record_that_found_no_room_leaves_no_shard_of_its_own(tree):
+    store = Store.open(Refusing("no-room-for-records"))
+    store.backend.full = False
+    donor = store.save(tree, meta={"step": 1})
+    before = [entry.key for entry in store.backend.list("")]
+    store.backend.full = True
+    tree["optimizer"]["iterations"] = np.int64(13)
+    with pytest.raises(StorageError, match="no space left"):
+        store.save(tree, meta={"step": 2}, donor=donor)
+    assert [entry.key for entry in store.backend.list("")] == before
+    assert store.load(donor)["optimizer"]["iterations"] == 12
+
+
+def test_a_record_that_is_there_although_its_durability_is_in_doubt_keeps_its_shards(tree):
+    store = Store.open(Refusing("in-doubt"))
+    store.backend.after = True
+    with pytest.raises(StorageError, match="no space left"):
+        store.save(tree, meta={"step": 1})
+    (entry,) = store.backend.list(layout.SNAPSHOTS)
+    assert differences(tree, store.load(layout.snapshot_of(entry.key))) == []
+
+
 def test_the_same_state_saved_at_once_is_one_snapshot(backend):
     tree = {"a": np.arange(100_000), "n": 1}
     stores = [Store.open(backend) for _ in range(4)]

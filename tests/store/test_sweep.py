@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +174,58 @@ def test_a_run_that_is_being_written_stops_a_collection(
     assert len(store.gc().removed) == 1  # looking needs no lock
 
 
+HOLDER = """
+import sys
+from modelkeep.backend import LocalBackend
+with LocalBackend(sys.argv[1]).lock("runs/cnn/lock"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_run_of_a_live_process_stops_a_collection_until_it_is_dead(
+    local_store: Store, tmp_path: Path, later: Callable[[Store, float], None]
+) -> None:
+    trained(local_store)
+    left = leave_shard(local_store)
+    later(local_store, 2 * DAY)
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "keep")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(RunLocked, match=rf"run cnn .*process {holder.pid} "):
+            local_store.gc(dry_run=False)
+        assert left in everything(local_store)
+        holder.kill()
+        holder.wait()
+        assert [one.key for one in local_store.gc(dry_run=False).removed] == [left]
+
+
+def test_looking_while_a_run_drops_checkpoints_is_no_error(
+    store: Store, run: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking = Store.open(store.backend)
+    listing = store.backend.list
+
+    def overtaken(prefix: str, **options: Any) -> Any:
+        entries = list(listing(prefix, **options))
+        if prefix == layout.SNAPSHOTS:
+            monkeypatch.setattr(store.backend, "list", listing)
+            dropped = [one for one in run.checkpoints() if one.number in (1, 2, 3)]
+            run.drop([one.number for one in dropped])
+            free(Store.open(store.backend), dropped)
+        return iter(entries)
+
+    monkeypatch.setattr(store.backend, "list", overtaken)
+    assert looking.gc().removed == ()
+    assert [one.number for one in run.checkpoints()] == [5, 4]
+
+
 def test_looking_changes_no_file(local_store: Store, tmp_path: Path) -> None:
     trained(local_store)
     before = set((tmp_path / "keep").rglob("*"))
@@ -225,7 +280,8 @@ def test_foreign_files_are_not_ours_to_delete(
 ) -> None:
     trained(local_store)
     foreign = [
-        tmp_path / "keep" / name for name in ("notes.txt", "shards/readme", "snapshots/ab/mine.json", "runs/my run/x")
+        tmp_path / "keep" / name
+        for name in ("notes.txt", "shards/readme", "snapshots/mi/mine.json", "runs/my run/x", ".git/.lock.tmp")
     ]
     for path in foreign:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,7 +289,7 @@ def test_foreign_files_are_not_ours_to_delete(
     later(local_store, 1000 * DAY)
     store = Store.open(local_store.backend)
     assert store.gc(dry_run=False).removed == ()
-    assert [path.read_text() for path in foreign] == ["mine"] * 4
+    assert [path.read_text() for path in foreign] == ["mine"] * 5
 
 
 def test_a_collection_of_an_empty_keep_finds_nothing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def open_backend(place: str | os.PathLike[str], *, create: bool = True) -> Backe
     """Open a path, ``file://`` URL or ``memory://NAME``.
 
     Raises:
-        UsageError: another kind of URL.
+        UsageError: another kind of URL, or a ``file://`` URL that names another machine.
         NotFound: the place is not there and ``create`` is False.
         StorageError: the path is a file, or the folder cannot be made.
 
@@ -29,5 +29,7 @@ def open_backend(place: str | os.PathLike[str], *, create: bool = True) -> Backe
     if parts.scheme == "memory":
         return MemoryBackend(parts.netloc + parts.path, create=create)
     if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            raise UsageError(f"{text} names the machine {parts.netloc}; give a path, or file:///PATH")
         return LocalBackend(unquote(parts.path), create=create)
     raise UsageError(f"{parts.scheme}:// is not a kind of keep; give a path, file:///PATH or memory://NAME")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import secrets
 import stat
 import threading
@@ -19,7 +20,8 @@ from modelkeep.backend import syscalls
 from modelkeep.backend.base import Entry, check_key
 from modelkeep.errors import AlreadyExists, Damaged, NotFound, RunLocked, StorageError
 
-_SUFFIX = ".tmp"
+_UNFINISHED = re.compile(r"\.(?P<name>.+)\.[0-9]+-[0-9a-f]{8}\.tmp")
+"""The temporary name of an object; whatever else begins with a dot is not ours to remove."""
 
 
 @dataclass
@@ -28,7 +30,6 @@ class _Held:
 
     descriptor: int
     """-1 when a fork has let go of it."""
-    process: int
     count: int = 1
 
 
@@ -41,6 +42,18 @@ class _Locks:
 
 
 _LOCKS = _Locks()
+
+
+def _let_go_of_all() -> None:
+    """In a forked child: the locks are the parent's, and would outlive its death in the child's copies."""
+    _LOCKS.guard = threading.Lock()  # a thread that is not in the child may have held it
+    for held in _LOCKS.held.values():
+        syscalls.close(held.descriptor)
+        held.descriptor = -1
+    _LOCKS.held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_of_all)
 
 
 class LocalBackend:
@@ -62,6 +75,8 @@ class LocalBackend:
     def __init__(self, folder: str | os.PathLike[str], *, create: bool = True) -> None:
         self._folder = Path(os.path.abspath(os.path.expanduser(folder)))
         self._known: set[Path] = set()
+        self._unlinked: set[Path] = {self._folder}
+        """Folders that are no symbolic links, nor lie behind one."""
         self._warned = False
         with syscalls.explained("open", self._folder):
             there, is_folder = self._folder.exists(), self._folder.is_dir()
@@ -103,7 +118,7 @@ class LocalBackend:
         with syscalls.explained("make the folder of", path):
             self.make_folder(path.parent)
         free = syscalls.free_bytes(path.parent)
-        if size_hint > free:
+        if free is not None and size_hint > free:
             raise StorageError(
                 f"could not write {path}: {size_hint:,} bytes wanted and {free:,} free; free some space or "
                 "`modelkeep gc` the keep; checkpoints already committed are intact"
@@ -115,11 +130,13 @@ class LocalBackend:
             return syscalls.status(descriptor).st_size
 
     def list(self, prefix: str, *, limit: int | None = None) -> Iterator[Entry]:
-        root = self._path(prefix) if prefix else self._folder
-        return islice(self._walk(root, prefix), limit)
+        root = self._folder_of(prefix)
+        return islice(self._walk(root, prefix) if root is not None else (), limit)
 
     def folders(self, prefix: str) -> Iterator[str]:
-        root = self._path(prefix) if prefix else self._folder
+        root = self._folder_of(prefix)
+        if root is None:
+            return
         try:
             with syscalls.explained("list", root, passing=(FileNotFoundError, NotADirectoryError)):
                 entries = syscalls.scan(root)
@@ -140,6 +157,8 @@ class LocalBackend:
         path = self._path(key)
         with syscalls.explained("make the folder of", path):
             self.make_folder(path.parent)
+        # One lock under two names of the keep's folder is still one, and this process holds it once.
+        path = Path(os.path.realpath(path.parent), path.name)
         with _LOCKS.guard:
             held = _hold(path, key)
         try:
@@ -150,8 +169,9 @@ class LocalBackend:
 
     def clean(self, prefix: str, older_than: float) -> int:
         root, key = (self._path(prefix), prefix) if prefix else (self._folder, "")
-        if not root.is_dir():
-            root, key = root.parent, prefix.rpartition("/")[0]
+        with syscalls.explained("list", root):
+            if not root.is_dir() or root.is_symlink():
+                root, key = root.parent, prefix.rpartition("/")[0]
         removed = 0
         for entry, begun in self._unfinished(root, key):
             if not begun.startswith(prefix):
@@ -174,7 +194,29 @@ class LocalBackend:
             )
 
     def _path(self, key: str) -> Path:
-        return self._folder / check_key(key)
+        path = self._folder / check_key(key)
+        link = self._link_above(path.parent)
+        if link is not None:
+            raise Damaged(f"{key}: {link} is a symbolic link, which no keep holds; it was not followed", key)
+        return path
+
+    def _folder_of(self, prefix: str) -> Path | None:
+        """The folder to list for ``prefix``; None where a symbolic link stands in the way: nothing of ours is there."""
+        root = self._folder / check_key(prefix) if prefix else self._folder
+        return None if self._link_above(root) is not None else root
+
+    def _link_above(self, folder: Path) -> Path | None:
+        """The symbolic link that ``folder`` is or lies behind, above it the keep; None for a folder that is ours."""
+        if folder in self._unlinked:
+            return None
+        above = self._link_above(folder.parent)
+        if above is not None:
+            return above
+        with syscalls.explained("look at", folder):
+            mode = syscalls.mode(folder)
+        if stat.S_ISDIR(mode):
+            self._unlinked.add(folder)
+        return folder if stat.S_ISLNK(mode) else None
 
     def make_folder(self, folder: Path, *, anew: bool = False) -> None:
         """Create a folder and its parents, each durable in the one above.
@@ -244,23 +286,23 @@ class LocalBackend:
                 yield from self._walk(Path(entry.path), key)
             elif not entry.name.startswith("."):
                 with suppress(FileNotFoundError):
-                    status = entry.stat(follow_symlinks=False)
+                    with syscalls.explained("look at", entry.path, passing=FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
                     yield Entry(key, status.st_size, status.st_mtime)
 
     def _unfinished(self, root: Path, prefix: str) -> Iterator[tuple["os.DirEntry[str]", str]]:
         """The temporary files below ``root``, each with the key that it would have got."""
         try:
-            with syscalls.explained("list", root, passing=FileNotFoundError):
+            with syscalls.explained("list", root, passing=(FileNotFoundError, NotADirectoryError)):
                 entries = syscalls.scan(root)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         for entry in entries:
             key = f"{prefix}/" if prefix else ""
             if entry.is_dir(follow_symlinks=False):
                 yield from self._unfinished(Path(entry.path), key + entry.name)
-            elif entry.name.startswith(".") and entry.name.endswith(_SUFFIX):
-                name, _, _ = entry.name[1 : -len(_SUFFIX)].rpartition(".")
-                yield entry, key + name
+            elif match := _UNFINISHED.fullmatch(entry.name):
+                yield entry, key + match["name"]
 
 
 class LocalWriter:
@@ -271,7 +313,7 @@ class LocalWriter:
         self._key = key
         self._path = path
         token = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._temporary = path.with_name(f".{path.name}.{token}{_SUFFIX}")
+        self._temporary = path.with_name(f".{path.name}.{token}.tmp")
         self._end = 0
         with syscalls.explained("create", path):
             try:
@@ -330,14 +372,10 @@ class LocalWriter:
 
 def _hold(path: Path, key: str) -> _Held:
     held = _LOCKS.held.get(str(path))
-    if held is not None and held.process != os.getpid():
-        # A fork has copied the descriptor. The lock is the parent's, and would outlive it in this copy.
-        syscalls.close(held.descriptor)
-        held.descriptor, held = -1, None
     if held is not None:
         held.count += 1
         return held
-    held = _LOCKS.held[str(path)] = _Held(_take_lock(path, key), os.getpid())
+    held = _LOCKS.held[str(path)] = _Held(_take_lock(path, key))
     return held
 
 
@@ -358,8 +396,9 @@ def _take_lock(path: Path, key: str) -> int:
                 count = syscalls.read(descriptor, memoryview(found), 0)
                 holder = found[:count].decode("utf-8", "replace").strip() or "another process"
                 raise RunLocked(f"{key} is held by {holder}; wait for it, or end it, and start again")
-            syscalls.truncate(descriptor)
-            syscalls.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+            with suppress(OSError):  # a full disk has no room for a name, and `gc` must get its locks to free some
+                syscalls.truncate(descriptor)
+                syscalls.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
         except BaseException:
             syscalls.close(descriptor)
             raise

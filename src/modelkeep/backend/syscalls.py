@@ -57,18 +57,23 @@ def _explain(what: str, path: Path | str, error: OSError, wanted: int) -> str:
     reason = os.strerror(error.errno) if error.errno else str(error)
     text = f"could not {what} {path}: {reason.lower()}"
     if error.errno in _FULL:
-        text += f" ({wanted:,} bytes wanted, {free_bytes(Path(path).parent):,} bytes free)"
+        free = free_bytes(Path(path).parent)
+        text += f" ({wanted:,} bytes wanted, {'an unknown number of' if free is None else f'{free:,}'} bytes free)"
     return f"{text}; {_WAYS_OUT.get(error.errno or 0, _WAY_OUT)}"
 
 
-def free_bytes(folder: Path) -> int:
-    """Bytes that an unprivileged user may still write at ``folder``, 0 when that cannot be known."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+def free_bytes(folder: Path) -> int | None:
+    """Bytes that an unprivileged user may still write at ``folder``, None when that cannot be known.
+
+    Mounted drives and containers may tell nothing, or a disk of 0 bytes, and take what is written all the same.
+    """
     try:
-        return shutil.disk_usage(folder).free
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        usage = shutil.disk_usage(folder)
     except OSError:
-        return 0
+        return None
+    return usage.free if usage.total else None
 
 
 def open_new(path: Path) -> int:
@@ -113,6 +118,14 @@ def status(descriptor: int) -> os.stat_result:
 def read(descriptor: int, buffer: memoryview, offset: int) -> int:
     """Read into ``buffer`` from ``offset``; return how many bytes came, 0 at the end."""
     return os.preadv(descriptor, [buffer], offset)
+
+
+def mode(path: Path) -> int:
+    """What kind of file has this name, as `stat` tells it, a symbolic link being one; 0 where there is none."""
+    try:
+        return os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def make_folder(folder: Path) -> None:
@@ -180,22 +193,42 @@ def publish(temporary: Path, path: Path) -> bool:
     Returns: True if it was done by ``link`` or ``renameat2``, both atomic; False if the file system has neither and
     an empty file under the name was replaced.
     """
-    try:
-        os.link(temporary, path, follow_symlinks=False)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-    else:
+    if _link(temporary, path):
         with suppress(OSError):  # the object is there; its second name is cleaned some day
             remove(temporary)
         return True
     if _rename_noreplace(temporary, path):
         return True
     os.close(open_new(path))
-    os.rename(temporary, path)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        with suppress(OSError):  # the name is ours, and an object without bytes would hold it for good
+            remove(path)
+        raise
     return False
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a file a second name; False where the file system has no links."""
+    try:
+        os.link(temporary, path, follow_symlinks=False)
+    except FileExistsError:
+        # Over a network the answer may be lost: the call that is repeated then finds the name that it has made itself.
+        if not _is_one_file(temporary, path):
+            raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return False
+    return True
+
+
+def _is_one_file(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samestat(os.lstat(one), os.lstat(other))
+    except OSError:
+        return False
 
 
 def _rename_noreplace(source: Path, target: Path) -> bool:

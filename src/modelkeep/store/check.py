@@ -13,6 +13,7 @@ from modelkeep.snapshot.pieces import digest
 from modelkeep.snapshot.safetensors import Entry as Lies
 from modelkeep.snapshot.safetensors import data_start, parse_header
 from modelkeep.store import layout
+from modelkeep.store.documents import read_document
 from modelkeep.store.numbering import number_of
 from modelkeep.store.retention import valid_runs
 from modelkeep.store.runs import Checkpoint, RunRecord
@@ -134,7 +135,9 @@ def _check_record(keep: _Keep, key: str) -> None:
     """Any object but a shard: each carries its own digest."""
     is_snapshot = key.startswith(f"{layout.SNAPSHOTS}/")
     try:
-        data = keep.store.backend.read(key)
+        data = read_document(keep.store.backend, key)
+        if not data and key.startswith(f"{layout.CONDEMNED}/"):
+            return  # a sentence of all shards, by a collector on a full disk
         if not is_snapshot:
             unseal(data, key)
             return
@@ -168,10 +171,22 @@ def _check_checkpoints(keep: _Keep, run: RunRecord) -> None:
             key = layout.snapshot_key(checkpoint.snapshot_id)
             what = "the record is gone; restore it from a copy of the keep, or go on from an older checkpoint"
             keep.findings.damages.append(Damage(key, (), (checkpoint.snapshot_id,), (ref,), what))
+    _check_history(run, damaged)
     known = {damage.key for damage in keep.findings.damages}
     for key, error in damaged.items():
         if key not in known:
             keep.findings.damages.append(Damage(key, (), (), (), _told(key, error)))
+
+
+def _check_history(run: RunRecord, damaged: dict[str, Exception]) -> None:
+    """Attempts and the end make sense where they lie; what cannot be read at all has been told with its bytes."""
+    for read in (run.attempts, run.finished):
+        try:
+            read()
+        except Damaged as error:
+            damaged.setdefault(error.key, error)
+        except ModelkeepError:
+            continue
 
 
 def _is_dropped(run: RunRecord, checkpoint: Checkpoint, damaged: Mapping[str, Exception]) -> bool:

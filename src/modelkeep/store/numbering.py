@@ -30,4 +30,4 @@ def number_of(name: str) -> int | None:
     >>> number_of("9999999998"), number_of("lock")
     (1, None)
     """
-    return _LAST - int(name) if _NAME.fullmatch(name) else None
+    return _LAST - int(name) if _NAME.fullmatch(name) and int(name) < _LAST else None

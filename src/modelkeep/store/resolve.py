@@ -114,7 +114,8 @@ def _find_snapshot(store: "Store", prefix: str) -> SnapshotId:
     if len(prefix) == 64:
         return SnapshotId(prefix)
     entries = store.backend.list(f"{layout.SNAPSHOTS}/{prefix[:2]}")
-    found = [one for one in (layout.snapshot_of(entry.key) for entry in entries) if one.startswith(prefix)]
+    known = (layout.snapshot_of(entry.key) for entry in entries if layout.is_known(entry.key))
+    found = [one for one in known if one.startswith(prefix)]
     if not found:
         raise NotFound(f"there is no snapshot {prefix} in {store.backend.url}; `modelkeep ls` lists the runs")
     if len(found) > 1:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
-from modelkeep.errors import AlreadyExists, Damaged, InvalidName, LimitExceeded, NotFound, UnknownFormat
+from modelkeep.errors import AlreadyExists, Damaged, InvalidName, LimitExceeded, NotFound, StorageError, UnknownFormat
 from modelkeep.snapshot.canonical import seal, unseal
 from modelkeep.store import layout
+from modelkeep.store.documents import read_document
 from modelkeep.store.numbering import newest_first, number_of
 from modelkeep.store.runs import Checkpoint, RunRecord
 from modelkeep.values import SnapshotId
@@ -123,7 +124,11 @@ def _condemn(store: "Store", shards: set[str]) -> str:
     for number in count(max(numbers, default=0) + 1):
         sentence = layout.condemned_key(newest_first(number))
         try:
-            store.backend.create(sentence, seal({"shards": [*sorted(shards)]}))
+            try:
+                store.backend.create(sentence, seal({"shards": [*sorted(shards)]}))
+            except StorageError:
+                # A full disk, which is to be freed, still takes a name; a sentence without words is one of all shards.
+                store.backend.create(sentence, b"")
         except AlreadyExists:
             continue
         return sentence
@@ -137,7 +142,7 @@ def condemned(store: "Store") -> set[str]:
         if _number(entry.key) is None:
             continue
         try:
-            shards = unseal(store.backend.read(entry.key), entry.key).get("shards")
+            shards = unseal(read_document(store.backend, entry.key), entry.key).get("shards")
         except NotFound:
             continue  # lifted since it was listed: its shards are gone, which the writer sees
         except (Damaged, LimitExceeded):
@@ -184,7 +189,7 @@ def clear_leftovers(store: "Store", run: RunRecord) -> int:
         for writer in filter(_WRITER.fullmatch, writers):
             folder = layout.shard_folder(writer)
             removed += store.backend.clean(f"{folder}/{writer}-", math.inf)
-            names = (layout.shard_of(entry.key) for entry in store.backend.list(folder))
+            names = (layout.shard_of(entry.key) for entry in store.backend.list(folder) if layout.is_known(entry.key))
             shards |= {name for name in names if name.startswith(f"{writer}-")}
         return removed + len(collect(store, shards - store.shards_in_use() if shards else shards))
     except _UNREADABLE as error:

@@ -15,6 +15,7 @@ from modelkeep.errors import AlreadyExists, Damaged, Fenced, LimitExceeded, Mode
 from modelkeep.snapshot import Snapshot
 from modelkeep.snapshot.canonical import seal, unseal
 from modelkeep.state.leaves import decode, encode
+from modelkeep.store.documents import read_document
 from modelkeep.store.numbering import newest_first, number_of, oldest_first
 from modelkeep.values import Json, SnapshotId, check_name
 
@@ -130,7 +131,7 @@ class RunRecord:
         Raises:
             Fenced: another process has begun one at the same moment.
         """
-        number = max(self._numbers("attempts"), default=0) + 1
+        number = self._newest("attempts") + 1
         attempt = Attempt(number, self.backend.now(), dict(info))
         document: dict[str, Json] = {"number": number, "time": attempt.time, "info": {**attempt.info}}
         try:
@@ -213,7 +214,7 @@ class RunRecord:
             Fenced: a newer attempt of the run exists, or another process has taken the number.
         """
         self._must_be_newest(attempt)
-        number = max(self._numbers("checkpoints"), default=0) + 1
+        number = self._newest("checkpoints") + 1
         checkpoint = Checkpoint(
             number=number,
             snapshot_id=snapshot.id,
@@ -253,7 +254,7 @@ class RunRecord:
         errors that are told; others are raised.
         """
         gone = self._dropped(on_damage, damage)
-        for number in sorted(self._numbers("checkpoints"), reverse=True):
+        for number in self._numbers("checkpoints"):
             if number in gone and not dropped:
                 continue
             key = self._checkpoint_key(number)
@@ -277,7 +278,7 @@ class RunRecord:
         wanted = sorted(set(numbers) - gone)
         if not wanted:
             return
-        if max(self._numbers("checkpoints"), default=0) in wanted:
+        if self._newest("checkpoints") in wanted:
             raise UsageError(f"run {self.name}: checkpoint {wanted[-1]} is the newest, from which the run goes on")
         key = self._tombstone_key(max(tombstones, default=0) + 1)
         self.backend.create(key, seal({"numbers": list(wanted)}))
@@ -325,20 +326,21 @@ class RunRecord:
     # The end
 
     def finish(self, attempt: Attempt, summary: Json) -> None:
-        """Mark the run as finished at its newest checkpoint; durable on return."""
-        number = max(self._numbers("finished"), default=0) + 1
-        newest = max(self._numbers("checkpoints"), default=0)
+        """Mark the run as finished at its newest checkpoint; durable on return. Raises Fenced."""
+        self._must_be_newest(attempt)
+        number = self._newest("finished") + 1
+        newest = self._newest("checkpoints")
         document: dict[str, Json] = {"attempt": attempt.number, "checkpoint": newest, "summary": summary}
         self.backend.create(f"{self.prefix}/finished/{newest_first(number)}.json", seal(document))
 
     def finished(self) -> Json | None:
         """The summary of the last `finish`; None when there was none, or a later checkpoint goes on. Raises Damaged."""
-        number = max(self._numbers("finished"), default=0)
+        number = self._newest("finished")
         if not number:
             return None
         key = f"{self.prefix}/finished/{newest_first(number)}.json"
         document = self._read(key)
-        newest = max(self._numbers("checkpoints"), default=0)
+        newest = self._newest("checkpoints")
         with _making_sense(key, "the mark of a run's end"):
             return document["summary"] if _int(document["checkpoint"]) == newest else None
 
@@ -347,13 +349,19 @@ class RunRecord:
     def _must_be_newest(self, attempt: Attempt) -> None:
         """Attempts are numbered without gaps, so that one look tells; a listing would walk all metrics too."""
         newer = attempt.number + 1
+        if self._has_begun(newer):
+            raise Fenced(
+                f"run {self.name}: attempt {newer} has begun since attempt {attempt.number}; the newer owns the run"
+            )
+
+    def _has_begun(self, attempt: int) -> bool:
         try:
-            self.backend.size(self._attempt_key(newer))
+            self.backend.size(self._attempt_key(attempt))
         except NotFound:
-            return
-        raise Fenced(
-            f"run {self.name}: attempt {newer} has begun since attempt {attempt.number}; the newer owns the run"
-        )
+            return False
+        except Damaged:  # it is no file any more, and it was one once
+            return True
+        return True
 
     def _folder(self, attempt: int) -> str:
         return f"{self.prefix}/attempts/{newest_first(attempt)}"
@@ -367,17 +375,25 @@ class RunRecord:
     def _checkpoint_key(self, number: int) -> str:
         return f"{self.prefix}/checkpoints/{newest_first(number)}.json"
 
+    def _newest(self, kind: str) -> int:
+        """The greatest number of ``kind``, 0 when there is none."""
+        return next(self._numbers(kind), 0)
+
     def _numbers(self, kind: str) -> Iterator[int]:
         """The numbers of the objects of ``kind``, newest first; other files are passed over."""
-        prefix, suffix = f"{self.prefix}/{kind}/", "/start.json" if kind == "attempts" else ".json"
+        if kind == "attempts":  # by their folders: a listing would walk all metrics
+            numbers = (number_of(name) for name in self.backend.folders(f"{self.prefix}/attempts"))
+            yield from (number for number in numbers if number is not None and self._has_begun(number))
+            return
+        prefix = f"{self.prefix}/{kind}/"
         for entry in self.backend.list(prefix[:-1]):
-            if entry.key.endswith(suffix):
-                number = number_of(entry.key.removeprefix(prefix).removesuffix(suffix))
+            if entry.key.endswith(".json"):
+                number = number_of(entry.key.removeprefix(prefix).removesuffix(".json"))
                 if number is not None:
                     yield number
 
     def _read(self, key: str) -> dict[str, Json]:
-        return unseal(self.backend.read(key), key)
+        return unseal(read_document(self.backend, key), key)
 
 
 def _resumed_step(attempt: Attempt) -> int:

@@ -8,11 +8,21 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from modelkeep.backend import Backend
-from modelkeep.errors import AlreadyExists, Conflict, Damaged, LimitExceeded, NotFound, UnknownFormat, UsageError
+from modelkeep.errors import (
+    AlreadyExists,
+    Conflict,
+    Damaged,
+    LimitExceeded,
+    NotFound,
+    StorageError,
+    UnknownFormat,
+    UsageError,
+)
 from modelkeep.snapshot import Snapshot
 from modelkeep.snapshot.canonical import check_json, seal, unseal
 from modelkeep.state.tree import flatten
 from modelkeep.store import check, layout, sweep
+from modelkeep.store.documents import read_document
 from modelkeep.store.load import read_state
 from modelkeep.store.resolve import resolve
 from modelkeep.store.retention import condemned
@@ -56,7 +66,7 @@ class Store:
             Damaged: ``keep.json`` is not what was written.
         """
         try:
-            document = unseal(backend.read(layout.KEEP), layout.KEEP)
+            document = unseal(read_document(backend, layout.KEEP), layout.KEEP)
         except NotFound:
             document = _create(backend, create=create)
         version = document.get("modelkeep")
@@ -128,7 +138,7 @@ class Store:
         """
         key = layout.snapshot_key(snapshot_id)
         try:
-            data = self.backend.read(key)
+            data = read_document(self.backend, key)
         except NotFound:
             raise NotFound(f"there is no snapshot {snapshot_id} in {self.backend.url}") from None
         snapshot = Snapshot.from_json(data, key)
@@ -179,7 +189,8 @@ class Store:
 
     def shards_in_use(self) -> set[str]:
         """The shards that any snapshot of the keep holds, by a new listing. Raises Damaged."""
-        present = {layout.snapshot_of(entry.key) for entry in self.backend.list(layout.SNAPSHOTS)}
+        listed = self.backend.list(layout.SNAPSHOTS)
+        present = {layout.snapshot_of(entry.key) for entry in listed if layout.is_known(entry.key)}
         self._shards_of = {one: shards for one, shards in self._shards_of.items() if one in present}
         return {shard for snapshot_id in present for shard in self.shards_of(snapshot_id)}
 
@@ -191,8 +202,9 @@ class Store:
             # The same state with the same metadata: the record that is there says where its pieces lie.
             snapshot = self.snapshot(snapshot.id)
             delete_shards(self.backend, new - snapshot.shards.keys())
-        except LimitExceeded:
-            delete_shards(self.backend, new)
+        except (LimitExceeded, StorageError):
+            if not self._is_there(layout.snapshot_key(snapshot.id)):  # else only its durability is in doubt
+                delete_shards(self.backend, new)
             raise
         self._shards_of[snapshot.id] = frozenset(snapshot.shards)
         return snapshot

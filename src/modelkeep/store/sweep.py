@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modelkeep.errors import RunLocked, UsageError
+from modelkeep.errors import NotFound, RunLocked, UsageError
 from modelkeep.store import layout
 from modelkeep.store.retention import collect, named_snapshots, valid_runs
 
@@ -86,7 +86,10 @@ def _unnamed(store: "Store") -> Iterator[tuple[Garbage, float]]:
     for entry in store.backend.list(layout.SNAPSHOTS):
         if not layout.is_known(entry.key):
             continue
-        snapshot = store.snapshot(layout.snapshot_of(entry.key))
+        try:
+            snapshot = store.snapshot(layout.snapshot_of(entry.key))
+        except NotFound:
+            continue  # a run has dropped it since it was listed: with dry_run none is held
         if snapshot.id in named or snapshot.meta.get("kind") != "checkpoint":
             held |= snapshot.shards.keys()
         else:
@@ -97,7 +100,11 @@ def _unnamed(store: "Store") -> Iterator[tuple[Garbage, float]]:
 
 
 def _remove(store: "Store", removed: tuple[Garbage, ...], before: float) -> None:
-    """Records first, then the shards that only they held; sentences of collectors that died long ago are lifted."""
+    """Records first, then the shards that only they held; sentences of collectors that died long ago are lifted.
+
+    What needs no room is removed before anything is written: the disk may be full.
+    """
+    store.backend.clean("", before)
     for one in removed:
         if one.key.startswith(f"{layout.SNAPSHOTS}/"):
             store.delete_snapshot(layout.snapshot_of(one.key))
@@ -105,4 +112,3 @@ def _remove(store: "Store", removed: tuple[Garbage, ...], before: float) -> None
     for entry in list(store.backend.list(layout.CONDEMNED)):
         if entry.modified < before and layout.is_known(entry.key):
             store.backend.delete(entry.key)
-    store.backend.clean("", before)

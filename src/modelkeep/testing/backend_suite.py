@@ -13,6 +13,7 @@ Write one class for a backend, with one fixture, and run it with pytest::
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 
@@ -104,6 +105,24 @@ class BackendSuite:
             assert won.count(True) == 1
             assert backend.read(f"race/{number}") == b"%d" % won.index(True)
 
+    def test_of_many_writers_of_one_key_exactly_one_commits(self, backend: Backend) -> None:
+        def race(index: int) -> bool:
+            with self.reopen(backend).writer("shards/a") as writer:
+                writer.append(memoryview(b"%d" % index * 1000))
+                barrier.wait()
+                try:
+                    writer.commit()
+                except AlreadyExists:
+                    return False
+            return True
+
+        barrier = threading.Barrier(4)
+        with ThreadPoolExecutor(4) as pool:
+            won = list(pool.map(race, range(4)))
+        assert won.count(True) == 1
+        assert backend.read("shards/a") == b"%d" % won.index(True) * 1000
+        assert [entry.key for entry in backend.list("")] == ["shards/a"]
+
     def test_a_deleted_key_is_gone_and_deleting_again_is_fine(self, backend: Backend) -> None:
         backend.create("a/b", b"x")
         backend.delete("a/b")
@@ -121,6 +140,12 @@ class BackendSuite:
             backend.read(key)
         with pytest.raises(InvalidName):
             backend.delete(key)
+
+    def test_a_segment_of_201_characters_is_a_key_and_a_longer_one_is_none(self, backend: Backend) -> None:
+        backend.create("a/" + "x" * 201, b"long")
+        assert backend.read("a/" + "x" * 201) == b"long"
+        with pytest.raises(InvalidName):
+            backend.create("a/" + "x" * 202, b"x")
 
     # Writing a large object
 
@@ -190,6 +215,16 @@ class BackendSuite:
         assert entry.size == 5
         assert before - 2 <= entry.modified <= backend.now() + 2  # file systems date with coarser clocks
 
+    def test_the_stores_clock_goes_forward_while_objects_come_to_be(self, backend: Backend) -> None:
+        """It may go back where the machine's clock is set; nothing but the age of garbage depends on it."""
+        seen = []
+        for number in range(20):
+            seen.append(backend.now())
+            backend.create(f"a/{number:02d}", b"x")
+        assert all(earlier <= later + 2 for earlier, later in pairwise(seen))
+        dates = [entry.modified for entry in backend.list("a")]
+        assert all(earlier <= later + 2 for earlier, later in pairwise(dates))
+
     def test_objects_may_be_deleted_while_they_are_listed(self, backend: Backend) -> None:
         for number in range(20):
             backend.create(f"a/{number:02d}", b"x")
@@ -231,3 +266,11 @@ class BackendSuite:
         backend.clean("", backend.now() + 3600)
         backend.clean("nothing", backend.now() + 3600)
         assert backend.read("a/b") == b"x"
+
+    def test_cleaning_elsewhere_or_of_older_things_leaves_what_is_under_way(self, backend: Backend) -> None:
+        with backend.writer("a/b") as writer:
+            writer.append(memoryview(b"body"))
+            assert self.reopen(backend).clean("other", backend.now() + 3600) == 0
+            assert self.reopen(backend).clean("", backend.now() - 3600) == 0
+            writer.commit()
+        assert backend.read("a/b") == b"body"
