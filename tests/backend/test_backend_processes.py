@@ -92,9 +92,11 @@ def test_kill_9_frees_the_lock_although_a_forked_child_lives_on(tmp_path: Path) 
     assert child.stdout.readline() == "forked\n"
     child.send_signal(signal.SIGKILL)
     child.wait()
-    with LocalBackend(tmp_path).lock("runs/a/lock"):
-        pass
-    _end(child)  # closes the pipe that the orphan waits for
+    try:
+        with LocalBackend(tmp_path).lock("runs/a/lock"):
+            pass
+    finally:
+        _end(child)  # closes the pipe that the orphan waits for
 
 
 def test_a_lock_that_was_let_go_can_be_taken_by_another_process(tmp_path: Path) -> None:
