@@ -29,9 +29,11 @@ def load_in_order(dataset: PyDataset, numbers: Sequence[int]) -> Iterator[Any]:
                 yield ahead.popleft().get()
             ahead.append(pool.apply_async(load, (number,)))
         while ahead:
-            yield ahead.popleft().get()
-        pool.close()
-        pool.join()
+            batch = ahead.popleft().get()
+            if not ahead:  # Keras asks for no more than it needs, so the end of this generator may not be reached
+                pool.close()
+                pool.join()
+            yield batch
 
 
 def _pool(dataset: PyDataset) -> AbstractContextManager[Any]:
@@ -42,8 +44,12 @@ def _pool(dataset: PyDataset) -> AbstractContextManager[Any]:
 
 
 def _adopt(dataset: PyDataset) -> None:
-    """In a worker process: remember the dataset that the fork brought, and leave Ctrl-C to the training."""
+    """In a worker process: remember the dataset that the fork brought, and leave Ctrl-C to the training.
+
+    SIGTERM ends it in the kernel: a handler in Python, as the fork brings one, is not run while a worker waits.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _load_in_process.dataset = dataset  # type: ignore[attr-defined]
 
 
