@@ -216,12 +216,25 @@ def averaged(out: str) -> Any:
     return [keras.callbacks.SwapEMAWeights()], []
 
 
+class Stop(keras.callbacks.Callback):
+    """Ends the training in the middle of its third epoch."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch == 4 and len(self.model.history.epoch) == 2:
+            self.model.stop_training = True
+
+
+def stopping(out: str) -> Any:
+    return [Stop(), Noise()], []
+
+
 CALLBACKS = {
     "plateau": plateau,
     "scheduled": scheduled,
     "files": files,
     "board": board,
     "averaged": averaged,
+    "stopping": stopping,
     "none": lambda out: ([], []),
 }
 
@@ -253,6 +266,21 @@ def layers() -> list[Any]:
 
 def cnn(case: dict[str, Any]) -> keras.Model:
     return compiled(keras.Sequential([keras.Input((8, 8, 1)), *layers()]), case)
+
+
+class Noisy(keras.layers.Layer):
+    """Draws in validations too, as the sampling layer of a variational autoencoder does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(3)
+
+    def call(self, x: Any) -> Any:
+        return x + keras.random.normal(keras.ops.shape(x), stddev=0.1, seed=self.seeds)
+
+
+def noisy(case: dict[str, Any]) -> keras.Model:
+    return compiled(keras.Sequential([keras.Input((8, 8, 1)), Noisy(), *layers()]), case)
 
 
 def mixed(case: dict[str, Any]) -> keras.Model:
@@ -294,4 +322,11 @@ def custom_step(case: dict[str, Any]) -> keras.Model:
     return compiled(own_step_model(keras.Input((8, 8, 1)), layers()), case)
 
 
-MODELS = {"cnn": cnn, "two_headed": two_headed, "mixed": mixed, "subclassed": subclassed, "custom_step": custom_step}
+MODELS = {
+    "cnn": cnn,
+    "noisy": noisy,
+    "two_headed": two_headed,
+    "mixed": mixed,
+    "subclassed": subclassed,
+    "custom_step": custom_step,
+}

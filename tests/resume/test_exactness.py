@@ -44,6 +44,20 @@ def test_a_callback_whose_state_would_be_lost_is_named_with_the_methods_to_add(t
     assert 'def get_state(self): return {"count": self.count}' in text
 
 
+class Thawing(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.model.layers[0].trainable = True
+        self.model.optimizer.learning_rate = 0.1
+        self.model.stop_training = epoch == 1
+
+
+def test_a_callback_that_changes_the_model_beside_its_variables_is_named(tmp_path: Path) -> None:
+    text = refusal(tmp_path, X, Y, callbacks=[Thawing()])
+    assert "Thawing changes self.model.layers while training" in text
+    assert "optimizer" not in text
+    assert "stop_training" not in text
+
+
 def test_a_generator_is_refused(tmp_path: Path) -> None:
     assert "generator" in refusal(tmp_path, ((X, Y) for _ in range(3)))
 

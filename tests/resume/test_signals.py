@@ -62,6 +62,39 @@ def test_a_second_ctrl_c_ends_at_once_and_harms_nothing(whole: Path, tmp_path: P
     assert_same_end(whole, tmp_path / "out")
 
 
+IN_VALIDATION: dict[str, dict[str, Any]] = {
+    "tensorflow": {"backend": "tensorflow", "data": "tf_data", "model": "noisy"},
+    "jax": {"backend": "jax", "data": "py_dataset", "model": "noisy"},
+    "torch": {"backend": "torch", "data": "arrays", "model": "noisy", "callbacks": "files"},
+    "averaged weights swapped in": {
+        "backend": "tensorflow",
+        "data": "arrays",
+        "callbacks": "averaged",
+        "optimizer": {"use_ema": True, "ema_momentum": 0.9},
+    },
+    "after a callback has ended the training": {"backend": "jax", "data": "tf_data", "callbacks": "stopping"},
+    "several steps an execution, a step of its own": {
+        "backend": "jax",
+        "data": "arrays_steps",
+        "model": "custom_step",
+        "compile": {"steps_per_execution": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("name", IN_VALIDATION)
+def test_sigterm_inside_a_validation_does_not_wait_for_its_end(name: str, tmp_path: Path) -> None:
+    case = IN_VALIDATION[name]
+    train(case, tmp_path / "whole-keep", tmp_path / "whole")
+    process = start({**case, "term": 3}, tmp_path / "keep", tmp_path / "out")
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 75, printed
+    checkpoint = newest(tmp_path)
+    assert (checkpoint.reason, checkpoint.epoch) == ("signal", 2)  # the third epoch is not done
+    train({**case, "term": 3}, tmp_path / "keep", tmp_path / "out")
+    assert_same_end(tmp_path / "whole", tmp_path / "out")
+
+
 def test_another_process_on_the_same_run_is_refused_by_name(tmp_path: Path) -> None:
     process = signal_when_training(CASE, tmp_path)
     second = start(CASE, tmp_path / "keep", tmp_path / "second")

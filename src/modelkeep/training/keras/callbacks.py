@@ -31,6 +31,9 @@ _ATTRIBUTES: dict[type[Callback], tuple[str, ...]] = {
 }
 """Attributes that change in training, of Keras 3.15; a callback that is not here changes none that matter."""
 
+_KEPT_OF_MODEL = {"model.stop_training", "model.optimizer"}
+"""What callbacks change on the model, and every checkpoint holds."""
+
 
 def capture_callbacks(callbacks: Sequence[Callback]) -> dict[str, State]:
     """Return the state of every callback that has any, by class name (``EarlyStopping``, ``EarlyStopping_1``)."""
@@ -71,7 +74,7 @@ def undeclared_changes(callback: Callback) -> set[str]:
         return set()
     base = next(base for base in kind.__mro__ if _is_keras(base))
     known = {name for cls, names in _ATTRIBUTES.items() if isinstance(callback, cls) for name in names}
-    return attributes_changed_by(kind, None, stop_at=base) - known
+    return attributes_changed_by(kind, None, stop_at=base) - known - _KEPT_OF_MODEL
 
 
 def _capture(callback: Callback) -> State:

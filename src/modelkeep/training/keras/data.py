@@ -186,7 +186,9 @@ class ArraySource(_Stateless):
 
     def _packed_rows(self) -> tuple[np.ndarray, np.ndarray]:
         batches = list(self._rows_of(self._batches))
-        return np.concatenate(batches), np.cumsum([len(rows) for rows in batches], dtype=np.int64)
+        return np.concatenate([np.empty(0, np.int64), *batches]), np.cumsum(
+            [len(rows) for rows in batches], dtype=np.int64
+        )
 
 
 class PyDatasetSource:

@@ -63,7 +63,13 @@ def _in_callback(callback: Callback) -> Iterator[str]:
     name = type(callback).__name__
     if isinstance(callback, BackupAndRestore):
         yield f"{name} restores a state of its own over ours; leave it out, the run does its work"
-    changed = sorted(undeclared_changes(callback))
+    undeclared = sorted(undeclared_changes(callback))
+    changed = [attribute for attribute in undeclared if not attribute.startswith("model.")]
+    for attribute in sorted(set(undeclared) - set(changed)):
+        yield (
+            f"{name} changes self.{attribute} while training, which is no variable, so no checkpoint holds it; add a "
+            f"set_state(self, state) that does so again, and a get_state(self) that tells what it needs to know"
+        )
     if changed:
         pairs = ", ".join(f'"{attribute}": self.{attribute}' for attribute in changed)
         yield (

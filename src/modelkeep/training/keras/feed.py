@@ -17,6 +17,8 @@ class Feed(DataAdapter):
     def __init__(self, source: Source) -> None:
         self.source = source
         self.skip = 0
+        self.is_behind = False
+        """All batches of this epoch are behind; Keras, which must have one, gets one without anything in it."""
         self.on_open: Callable[[], None] | None = None
         self._epoch: int | None = None
         self._opened = False
@@ -35,7 +37,7 @@ class Feed(DataAdapter):
         batches = self.source.open(self._epoch, self.skip)
         if self.on_open is not None:
             self.on_open()
-        return batches
+        return iter([()]) if self.is_behind else batches
 
     def get_tf_dataset(self) -> "Feed":
         """Keras' TensorFlow trainer only iterates over what it gets, so it gets the feed itself."""
@@ -52,6 +54,8 @@ class Feed(DataAdapter):
 
     @property
     def num_batches(self) -> int | None:
+        if self.is_behind:
+            return 1
         return None if self.source.steps is None else self.source.steps - self.skip
 
     @property
@@ -74,4 +78,5 @@ class Feed(DataAdapter):
         """Keras also calls this before the first epoch, where nothing has ended."""
         if self._epoch is not None:
             self._epoch = None
-            self.source.epoch_ended()
+            if not self.is_behind:  # else the source was told before it was saved
+                self.source.epoch_ended()

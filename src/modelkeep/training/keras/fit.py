@@ -237,17 +237,18 @@ def _start(loop: Loop, run: Run, call: "_Call", *, exact: bool) -> None:
     _refuse_or_mark(run, missing_callbacks(loop.callbacks, tree["training"]["callbacks"]), exact=exact)
     loop.resume(tree)
     at = loop.position
-    call.tell(f"run {run.name} goes on at epoch {at.epoch + 1}, batch {at.batch + 1} (step {at.step})")
+    place = "after the last batch" if at.batch and loop.is_epoch_trained else f"batch {at.batch + 1}"
+    call.tell(f"run {run.name} goes on at epoch {at.epoch + 1}, {place} (step {at.step})")
 
 
 def _train(model: keras.Model, loop: Loop, call: "_Call", plan: Plan) -> None:
     arguments = call.arguments(plan)
     if loop.position.batch and plan.feed is not None:
-        plan.feed.skip, loop.more_to_come = loop.position.batch, True
+        plan.feed.skip, plan.feed.is_behind, loop.more_to_come = loop.position.batch, loop.is_epoch_trained, True
         with _without_finalizing(model.optimizer):
             epoch = loop.position.epoch
             model.fit(**arguments, callbacks=loop, initial_epoch=epoch, epochs=epoch + 1)
-        plan.feed.skip, loop.more_to_come = 0, False
+        plan.feed.skip, plan.feed.is_behind, loop.more_to_come = 0, False, False
     first = loop.position.epoch
     last = first if loop.stopped else max(call.epochs, first)
     model.fit(**arguments, callbacks=loop, initial_epoch=first, epochs=last)

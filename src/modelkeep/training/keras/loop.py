@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import keras
 from keras.callbacks import CallbackList
 from keras.src.utils.python_utils import pythonify_logs
 
@@ -48,6 +49,9 @@ class Loop(CallbackList):
         self._began = self._stepped = False
         self._shift = 0
         self._last_saved = (0, time.monotonic())
+        self._step_logs: Any = None
+        self._trained: State | None = None
+        self._step: Callable[..., Any] | None = None
         self.more_to_come = False
         self.position = Position()
         self.last_logs: Mapping[str, float] | None = None
@@ -58,6 +62,7 @@ class Loop(CallbackList):
         self._saved = tree
         self.position = Position.of(tree)
         self.last_logs = tree["training"]["logs"]
+        self._step_logs = tree["training"].get("step_logs")
         self._last_saved = (self.position.step, time.monotonic())
         self.model.stop_training = tree["training"]["stop"]
         self.before_the_end = variables_to_continue(tree)
@@ -72,16 +77,29 @@ class Loop(CallbackList):
         """Whether a callback has ended the training."""
         return bool(self.model.stop_training)
 
+    @property
+    def is_epoch_trained(self) -> bool:
+        """Whether all batches of the epoch are behind, so that its validation and its end are next."""
+        feed = self._plan.feed
+        return feed is not None and (self.stopped or self.position.batch == feed.source.steps)
+
     def capture(self) -> State:
         """The whole state of the training at this step."""
         feeds = {"train": self._plan.feed, "validation": self._plan.validation}
         data = {name: feed.source.state() for name, feed in feeds.items() if feed is not None}
         return capture(self.model, self.callbacks, self.position, logs=self.last_logs, data=data)
 
-    def save(self, reason: str, *, metrics: Mapping[str, float] | None = None, wait: bool = False) -> None:
-        """Hand the state of now to the background writer (``wait=True``: until it is durable)."""
+    def save(
+        self,
+        reason: str,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        wait: bool = False,
+        tree: State | None = None,
+    ) -> None:
+        """Hand ``tree``, by default the state of now, to the background writer (``wait=True``: until it is durable)."""
         step, epoch = self.position.step, self.position.epoch
-        self._plan.run.save(self.capture(), step=step, epoch=epoch, metrics=metrics, reason=reason, wait=wait)
+        self._plan.run.save(tree or self.capture(), step=step, epoch=epoch, metrics=metrics, reason=reason, wait=wait)
         self._last_saved = (step, time.monotonic())
 
     # What Keras calls
@@ -109,11 +127,18 @@ class Loop(CallbackList):
             self._resume_inside_epoch(self._saved)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._plan.feed is not None and self._plan.feed.is_behind:
+            self._begin_standing_still()
+            return
         super().on_train_batch_begin(batch + self._shift, logs)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._step is not None:
+            self._end_standing_still()
+            return
         batch += self._shift
         super().on_train_batch_end(batch, logs)
+        self._step_logs = logs
         done = batch + 1
         self.position = replace(self.position, batch=done, step=self.position.step + done - self.position.batch)
         if not self._stepped:
@@ -124,10 +149,22 @@ class Loop(CallbackList):
             self._save_inside_epoch(pending, logs)
 
     def on_test_begin(self, logs: Any = None) -> None:
+        if self._has_length:
+            self._trained = self.capture()
         if self._plan.validation is not None:
             self._plan.validation.begin(self.position.evaluations)
         self.position = replace(self.position, evaluations=self.position.evaluations + 1)
         super().on_test_begin(logs)
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        super().on_test_batch_end(batch, logs)
+        pending = self._plan.signals.pending
+        if pending is not None and self._trained is not None:
+            self._save_before_validation(pending, self._trained)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        self._trained = None
+        super().on_test_end(logs)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_end(epoch, logs)
@@ -159,13 +196,35 @@ class Loop(CallbackList):
 
     def _save_inside_epoch(self, pending: int | None, logs: Any) -> None:
         """Not after the last batch of an epoch: its end is next and saves, with the validation done."""
-        steps = self._plan.feed.source.steps if self._plan.feed is not None else None
-        if steps is None:
+        if not self._has_length:
             self._leave_if(pending)  # the position cannot be found again: the last epoch's end is kept
-        elif self.position.batch < steps and not self.stopped:
+        elif not self.is_epoch_trained:
             self._flush_futures()
             self.save("signal" if pending else "policy", metrics=pythonify_logs(logs), wait=pending is not None)
             self._leave_if(pending)
+
+    @property
+    def _has_length(self) -> bool:
+        return self._plan.feed is not None and self._plan.feed.source.steps is not None
+
+    def _save_before_validation(self, pending: int, trained: State) -> None:
+        """A validation may be long, and whoever sends SIGTERM does not wait: it is begun anew by the next process."""
+        trained["training"]["step_logs"] = pythonify_logs(self._step_logs)
+        self.save("signal", wait=True, tree=trained)
+        self._leave_if(pending)
+
+    def _begin_standing_still(self) -> None:
+        """All batches of the epoch are behind: Keras' loop turns once, with a step that changes nothing.
+
+        What follows the last batch (the epoch's logs, the validation) is then as it was.
+        """
+        logs = self._step_logs
+        is_jax = keras.backend.backend() == "jax"
+        self._step = self.model.train_function
+        self.model.train_function = lambda *given: (logs, given[0]) if is_jax else logs
+
+    def _end_standing_still(self) -> None:
+        self.model.train_function, self._step = self._step, None
 
     def _resume_inside_epoch(self, saved: State) -> None:
         """``on_epoch_begin`` has run a second time for this epoch: what it changed is put back too."""

@@ -44,6 +44,8 @@ _MUTATORS = frozenset(
 def attributes_changed_by(cls: type, methods: Sequence[str] | None, *, stop_at: type) -> set[str]:
     """Return the names that ``methods`` of ``cls`` change on ``self``, and the methods that these call.
 
+    What hangs on ``self.model`` comes as ``model.NAME``; its variables are left out.
+
     Args:
         cls: the class whose source is read.
         methods: the names to begin with; None for every method but ``__init__`` and the setters of a framework.
@@ -124,7 +126,7 @@ class _Visitor(ast.NodeVisitor):
         function = node.func
         if isinstance(function, ast.Attribute):
             owner = self._attribute(function.value)
-            if owner is not None and function.attr in _MUTATORS:
+            if owner is not None and function.attr in _MUTATORS and not _is_variable_of_model(owner, function.attr):
                 self.changed.add(owner)
             if isinstance(function.value, ast.Name) and function.value.id == self._self:
                 self.called.append(function.attr)
@@ -144,10 +146,16 @@ class _Visitor(ast.NodeVisitor):
             self.changed.add(name)
 
     def _attribute(self, node: ast.expr) -> str | None:
-        """The first attribute of ``self`` in ``self.a``, ``self.a[i]``, ``self.a.b[i].c``."""
+        """The first attribute of ``self`` in ``self.a``, ``self.a[i]``, ``self.a.b[i].c``; of a model two of them."""
+        names: list[str] = []
         while isinstance(node, (ast.Subscript, ast.Attribute, ast.Starred)):
-            inner = node.value
-            if isinstance(node, ast.Attribute) and isinstance(inner, ast.Name) and inner.id == self._self:
-                return node.attr
-            node = inner
-        return None
+            if isinstance(node, ast.Attribute):
+                names.append(node.attr)
+            node = node.value
+        if not names or not isinstance(node, ast.Name) or node.id != self._self:
+            return None
+        return ".".join(names[:-3:-1]) if names[-1] == "model" else names[-1]
+
+
+def _is_variable_of_model(owner: str, method: str) -> bool:
+    return owner.startswith("model.") and method.startswith("assign")

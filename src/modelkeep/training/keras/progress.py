@@ -4,8 +4,9 @@
     the variables, as ``frameworks.keras.state_of`` names them;
 ``training``
     the position (``epoch``, ``batch``, ``step``, ``evaluations``), ``stop`` (a callback has ended the training),
-    ``logs`` (of the last epoch), ``callbacks``, ``generators`` (process-wide random generators), ``data`` (what a
-    dataset holds besides its position);
+    ``logs`` (of the last epoch), ``step_logs`` (of the last batch, only where its epoch's validation is next),
+    ``callbacks``, ``generators`` (process-wide random generators), ``data`` (what a dataset holds besides its
+    position);
 ``continue``
     only in the last checkpoint of a finished run: the variables as they were before callbacks and optimizer replaced
     them at the end of training, from which more epochs go on.
