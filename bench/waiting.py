@@ -77,6 +77,7 @@ class Trainer:
     def _begin(self, way: str) -> Callable[[], None]:
         self._number += 1
         if way == "modelkeep":
+            self._run.wait_for_room()
             self._run.save(self.state(), step=self._number, epoch=0)
             return self._run.wait
         begin, wait = self.peers()[way]

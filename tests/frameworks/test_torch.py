@@ -119,9 +119,29 @@ def test_a_captured_state_is_not_changed_by_training_on_nor_the_model_by_the_sta
         for parameter in model.parameters():
             parameter.add_(1)
     assert not differences(state, before)
-    load_into(model, state)
-    state["layers"][0]["weight"][:] = 7
-    assert not differences(state_of(model)["layers"], before["layers"])
+    owned = state_of(model, copy=True)
+    load_into(model, owned)
+    owned["layers"][0]["weight"][:] = 7
+    assert not differences(state_of(model)["layers"], state_of(model, copy=True)["layers"])
+    assert not (state_of(model)["layers"][0]["weight"] == 7).any()
+
+
+def test_the_memory_of_large_copies_is_used_again_and_never_while_somebody_looks_at_it():
+    weight = torch.arange(100_000, dtype=torch.float32)
+    first = state_of({"w": weight})["w"]
+    row = first[10:20]
+    del first
+    second = state_of({"w": weight + 1})["w"]
+    assert row.tolist() == list(range(10, 20))
+    place = second.__array_interface__["data"]
+    assert second.tolist() == (weight + 1).tolist()
+    del second
+    assert state_of({"w": weight})["w"].__array_interface__["data"] == place
+    odd = torch.arange(60_000, dtype=torch.int64).reshape(200, 300).T  # strides, and another size
+    assert state_of({"w": odd})["w"].tolist() == odd.tolist()
+    for dtype in (torch.bfloat16, torch.bool, torch.complex64, torch.float8_e5m2):
+        large = (torch.arange(200_000) % 2).to(dtype)
+        assert state_of(large).tobytes() == large.view(torch.uint8).numpy().tobytes()
 
 
 def test_a_module_is_nested_by_submodule_and_tied_weights_are_one_array():
@@ -145,7 +165,7 @@ def test_tied_weights_with_two_values_are_refused():
 def test_a_module_that_does_not_fit_is_not_changed():
     model = Tied()
     before = state_of(model)
-    state = state_of(model)
+    state = state_of(model, copy=True)
     state["layers"][0]["weight"] = np.zeros((4, 5), "float32")
     state["layers"][1][0]["bias"] = state["layers"][1][0]["bias"].astype("float64")
     del state["out"]["bias"]

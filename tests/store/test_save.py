@@ -1,5 +1,7 @@
 import concurrent.futures
 import os
+import subprocess
+import sys
 import threading
 import tracemalloc
 
@@ -8,6 +10,7 @@ import pytest
 import safetensors
 from hypothesis import HealthCheck, given, settings
 
+import modelkeep as mk
 from modelkeep.backend import LocalBackend, MemoryBackend
 from modelkeep.errors import Conflict, LimitExceeded, StorageError, UnsupportedState, UsageError
 from modelkeep.state import differences
@@ -300,3 +303,28 @@ def test_a_twin_that_is_being_collected_is_a_conflict_and_never_a_silent_loss(st
     store.backend.delete(layout.shard_key(*snapshot.shards))
     with pytest.raises(Conflict, match="save with other metadata"):
         store.save({"a": np.ones(9)}, meta={})
+
+
+def test_arrays_that_the_caller_knows_to_be_unchanged_are_not_read(store, tree, monkeypatch):
+    first = store.save(tree, meta={"n": 1})
+    changed = {**tree, "model": {**tree["model"], "head": np.arange(9)}}
+    paths = frozenset(first.tensors)
+    hashed = []
+    real = save.digest
+    monkeypatch.setattr("modelkeep.store.save.digest", lambda data: hashed.append(len(data)) or real(data))
+    second = store.save(changed, meta={"n": 2}, donor=first, unchanged=paths)
+    assert [one for one in hashed if one != 4096] == [72]  # beside the shard's header
+    monkeypatch.undo()
+    assert not differences(store.load(second), changed)
+    assert second.state_digest == store.save(changed, meta={"n": 3}).state_digest
+
+
+def test_a_script_that_ends_while_a_large_state_is_being_saved_has_it_saved(tmp_path):
+    script = """
+import sys, numpy as np, modelkeep as mk
+run = mk.open(sys.argv[1]).run("r", capture=False)
+run.save({"w": np.arange(12 << 20, dtype="f4")}, step=1, epoch=0)
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "keep")], check=True)
+    keep = mk.open(tmp_path / "keep")
+    assert keep.load_state("r@last")["w"][-1] == (12 << 20) - 1

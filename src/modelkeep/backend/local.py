@@ -18,7 +18,14 @@ from typing import Self
 
 from modelkeep.backend import syscalls
 from modelkeep.backend.base import Entry, check_key
+from modelkeep.backend.stream import BLOCK, Buffers, DirectStream
 from modelkeep.errors import AlreadyExists, Damaged, NotFound, RunLocked, StorageError
+
+_LARGE = 8 << 20
+"""Bytes from which on an object is allocated in long runs and written past the page cache."""
+
+_RUN = 256 << 20
+"""Bytes that are allocated at a time for an object whose size nobody knows."""
 
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.[0-9]+-[0-9a-f]{8}\.tmp")
 """The temporary name of an object; whatever else begins with a dot is not ours to remove."""
@@ -74,6 +81,8 @@ class LocalBackend:
 
     def __init__(self, folder: str | os.PathLike[str], *, create: bool = True) -> None:
         self._folder = Path(os.path.abspath(os.path.expanduser(folder)))
+        self.buffers = Buffers()
+        """Memory for writing large objects, used again and again."""
         self._known: set[Path] = set()
         self._unlinked: set[Path] = {self._folder}
         """Folders that are no symbolic links, nor lie behind one."""
@@ -123,7 +132,7 @@ class LocalBackend:
                 f"could not write {path}: {size_hint:,} bytes wanted and {free:,} free; free some space or "
                 "`modelkeep gc` the keep; checkpoints already committed are intact"
             )
-        return LocalWriter(self, key, path)
+        return LocalWriter(self, key, path, size_hint)
 
     def size(self, key: str) -> int:
         with self._open(key) as descriptor:
@@ -308,7 +317,7 @@ class LocalBackend:
 class LocalWriter:
     """A file under a temporary name beside its own, until ``commit`` links it there."""
 
-    def __init__(self, backend: LocalBackend, key: str, path: Path) -> None:
+    def __init__(self, backend: LocalBackend, key: str, path: Path, size_hint: int) -> None:
         self._backend = backend
         self._key = key
         self._path = path
@@ -321,24 +330,42 @@ class LocalWriter:
             except FileNotFoundError:  # somebody has removed the folder since we made it
                 backend.make_folder(path.parent, anew=True)
                 self._descriptor = syscalls.open_new(self._temporary)
+        self._allocated = 0
+        self._stream: DirectStream | None = None
+        self._may_stream = True
+        if size_hint >= _LARGE:
+            self._allocate(size_hint)
 
     def reserve(self, size: int) -> None:
         self._end = max(self._end, size)
 
     def append(self, data: memoryview) -> int:
         offset, self._end = self._end, self._end + data.nbytes
-        self._write(offset, data)
+        data = data.cast("B")
+        if self._stream is None and self._may_stream and offset + len(data) >= _LARGE:
+            data = self._begin_stream(offset, data)
+        if self._stream is None:
+            self._write(self._end - len(data), data)
+            return offset
+        if self._end > self._allocated:
+            self._allocate(max(self._end, self._allocated + _RUN), hint=True)
+        with syscalls.explained("write", self._path, wanted=len(data)):
+            self._stream.append(data)
         return offset
 
     def write_at(self, offset: int, data: bytes) -> None:
         self._write(offset, data)
 
     def commit(self) -> None:
-        assert self._descriptor is not None, "a writer commits once"
+        descriptor = self._opened
         try:
             with syscalls.explained("write", self._path, wanted=self._end, passing=FileExistsError):
-                syscalls.protect(self._descriptor)
-                syscalls.sync(self._descriptor)
+                if self._stream is not None:
+                    self._stream.close()
+                if self._allocated > self._end:
+                    syscalls.truncate(descriptor, self._end)
+                syscalls.protect(descriptor)
+                syscalls.sync(descriptor)
                 if not syscalls.publish(self._temporary, self._path):
                     self._backend.tell_links_are_missing()
             with syscalls.explained("make durable (it is written, and a power cut could still undo it)", self._path):
@@ -349,6 +376,10 @@ class LocalWriter:
             self.abort()
 
     def abort(self) -> None:
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            with suppress(OSError):
+                stream.abort()
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             with suppress(OSError):  # what went wrong before is what the caller must see
@@ -364,10 +395,38 @@ class LocalWriter:
     ) -> None:
         self.abort()
 
+    @property
+    def _opened(self) -> int:
+        assert self._descriptor is not None, "a writer commits once, and takes nothing afterwards"
+        return self._descriptor
+
+    def _allocate(self, size: int, *, hint: bool = False) -> None:
+        """Have room set aside. With ``hint`` more than is known to be needed: where that is not there, never mind."""
+        try:
+            with syscalls.explained("write", self._path, wanted=size):
+                syscalls.allocate(self._opened, size)
+        except StorageError:
+            if not hint:
+                self.abort()
+                raise
+        else:
+            self._allocated = size
+
+    def _begin_stream(self, offset: int, data: memoryview) -> memoryview:
+        """Go on past the page cache from the next block on; returns what of ``data`` lies there."""
+        with syscalls.explained("write", self._path):
+            direct = syscalls.open_direct(self._temporary)
+        self._may_stream = direct is not None
+        if direct is None:
+            return data
+        start = -(-offset // BLOCK) * BLOCK
+        self._write(offset, data[: start - offset])
+        self._stream = DirectStream(self._opened, direct, start, self._backend.buffers)
+        return data[start - offset :]
+
     def _write(self, offset: int, data: memoryview | bytes) -> None:
-        assert self._descriptor is not None, "the writer is closed"
         with syscalls.explained("write", self._path, wanted=len(data)):
-            syscalls.write(self._descriptor, data, offset)
+            syscalls.write(self._opened, data, offset)
 
 
 def _hold(path: Path, key: str) -> _Held:

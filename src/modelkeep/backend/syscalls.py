@@ -31,6 +31,7 @@ _WAYS_OUT = {
     errno.EFBIG: "this process may not write files that long; raise `ulimit -f`",
     errno.ENOLCK: "this file system has no locks; name a keep on a local disk",
 }
+_NO_ALLOCATION = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM})
 _WAY_OUT = "mend the storage and start again; checkpoints already committed are intact"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # exFAT, SMB and mounted drives refuse to change permissions; 0444 is a guard rail, nothing depends on it.
@@ -79,6 +80,16 @@ def free_bytes(folder: Path) -> int | None:
 def open_new(path: Path) -> int:
     """Create a file for writing; FileExistsError if the name is taken, and links are not followed."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+
+
+def open_direct(path: Path) -> int | None:
+    """Open a file of ours again, for writes past the page cache; None where the file system has no such thing."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | getattr(os, "O_DIRECT", 0))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None
 
 
 def open_read(path: Path) -> int:
@@ -157,9 +168,9 @@ def protect(descriptor: int) -> None:
             raise
 
 
-def truncate(descriptor: int) -> None:
-    """Empty an open file."""
-    os.ftruncate(descriptor, 0)
+def truncate(descriptor: int, size: int = 0) -> None:
+    """Cut an open file to ``size`` bytes."""
+    os.ftruncate(descriptor, size)
 
 
 def write(descriptor: int, data: memoryview | bytes, offset: int) -> None:
@@ -168,6 +179,15 @@ def write(descriptor: int, data: memoryview | bytes, offset: int) -> None:
     while view:
         done = os.pwrite(descriptor, view, offset)
         view, offset = view[done:], offset + done
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Have room for ``size`` bytes set aside, where the file system can: it then writes back in long runs."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in _NO_ALLOCATION:
+            raise
 
 
 def sync(descriptor: int) -> None:

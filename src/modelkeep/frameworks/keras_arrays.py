@@ -34,8 +34,7 @@ def read(variable: Any, *, copy: bool) -> np.ndarray:
             from modelkeep.frameworks import torch_tensors
 
             array = torch_tensors.to_numpy(value)
-            array.setflags(write=copy)
-            return array
+            return array.copy() if copy else array
         case _:
             return np.array(value)
 

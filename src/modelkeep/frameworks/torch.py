@@ -17,14 +17,14 @@ _FIT = Fit("these torch objects", "make them as they were when the state was tak
 _WAY_OUT = "pass tensors, modules, optimizers, schedulers, generators, plain values and dicts and lists of them"
 
 
-def state_of(obj: object, *, copy: bool = False) -> Any:  # noqa: ARG001 - the same in all frameworks; always a copy here
+def state_of(obj: object, *, copy: bool = False) -> Any:
     """Return the state of a torch object, or of a tree of them, with a numpy array for each tensor.
 
     Modules become nested dicts by submodule (``encoder/layers/0/weight``), optimizers and schedulers what their
     ``state_dict`` says (parameter ids stay ints), a generator its device and bytes. Anything else with ``state_dict``
     and ``load_state_dict`` goes the same way. Wrappers (``DataParallel``, ``torch.compile``) are looked through.
-    Arrays are always copies of the tensors' bits: torch updates in place (``copy`` is there because all frameworks
-    have it). Tied weights are one array under two paths.
+    Arrays are always copies of the tensors' bits, for torch updates in place: read-only ones, whose memory the next
+    state gets when they are gone; with ``copy`` writable ones of their own. Tied weights are one array under two paths.
 
     Raises:
         UnsupportedState: a leaf that cannot be kept bit for bit; the message says where.
@@ -34,7 +34,8 @@ def state_of(obj: object, *, copy: bool = False) -> Any:  # noqa: ARG001 - the s
     >>> state["model"]["weight"].shape, state["optimizer"]["param_groups"][0]["params"]
     ((2, 3), [0, 1])
     """
-    return trees.read(obj, _read_leaf)
+    found = trees.read(obj, _read_leaf)
+    return trees.read(found, _read_leaf) if copy else found  # reading a state copies its arrays
 
 
 def load_into(obj: object, tree: Any) -> None:

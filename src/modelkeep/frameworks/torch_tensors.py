@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from modelkeep.errors import UnsupportedState
+from modelkeep.frameworks.staging import SMALL, STAGING
 
 Array = NDArray[Any]
 
@@ -64,7 +65,9 @@ def check_dense(tensor: torch.Tensor) -> None:
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:
-    """Return a copy as an array of the same bits: torch updates in place, so a view would change under the reader.
+    """Return a read-only copy of the same bits: torch updates in place, so a view would change under the reader.
+
+    The memory of large copies is used again once the array is gone.
 
     Raises:
         UnsupportedState: as :func:`check_dense` and :func:`dtype_of`.
@@ -74,10 +77,18 @@ def to_numpy(tensor: torch.Tensor) -> Array:
     """
     check_dense(tensor)
     dtype = dtype_of(tensor)
-    plain = tensor.detach().resolve_conj().resolve_neg().cpu()
-    if plain.dtype in _CARRIED:
-        plain = plain.view(_VIEWS[_CARRIED[plain.dtype][0]])
-    return np.array(plain.numpy(), order="C").view(dtype)
+    plain = tensor.detach().resolve_conj().resolve_neg()
+    if plain.nbytes < SMALL:
+        plain = plain.cpu()
+        if plain.dtype in _CARRIED:
+            plain = plain.view(_VIEWS[_CARRIED[plain.dtype][0]])
+        array = np.array(plain.numpy(), order="C").view(dtype)
+    else:
+        memory = STAGING.take(plain.nbytes)
+        torch.from_numpy(memory).view(plain.dtype).view(plain.shape).copy_(plain)
+        array = memory.view(dtype).reshape(plain.shape)
+    array.setflags(write=False)
+    return array
 
 
 def from_numpy(array: Array) -> torch.Tensor:

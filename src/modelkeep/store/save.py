@@ -1,22 +1,21 @@
 """A state onto the storage: pieces into shards, in one pass over the bytes.
 
-The caller's thread hashes a piece while another thread writes the one before. A piece whose digest is known, from
-this save or from the donor, is not written again. A shard's header stands before the data, but what it says is known
-only after them: its room is reserved, and it is filled in last.
+Two threads hash pieces while this one hands the ones before to the writer. A piece whose digest is known, from this
+save or from the donor, is not written again. A shard's header stands before the data, but what it says is known only
+after them: its room is reserved, and it is filled in last.
 """
 
-import queue
-import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from modelkeep.backend import Backend, ObjectWriter
+from modelkeep.backend import Backend, ObjectWriter, Workers
 from modelkeep.errors import ModelkeepError
 from modelkeep.snapshot import Place, ShardInfo, Snapshot, TensorSpec
 from modelkeep.snapshot.canonical import canonical_json
@@ -35,11 +34,16 @@ SHARD_BYTES = 4 << 30
 """A shard holds at most so many pieces and bytes; a larger state takes several."""
 
 _AHEAD = 4
-"""Pieces that are hashed and wait to be written."""
+"""Groups of pieces that are hashed ahead of the one that is written."""
 
-_SMALL = 64 << 10
+_HASHERS = 2
+"""Threads that hash, where a state is worth them: two keep ahead of one disk."""
+
+_WORTH_THREADS = 8 << 20
+"""Bytes of a state from which on starting threads costs less than they save."""
+
 _TOGETHER = 1 << 20
-"""Pieces of at most `_SMALL` bytes are copied together until they are so many, and written at once."""
+"""Pieces go to a hashing thread together until they have so many bytes."""
 
 _FAR = 1 << 40
 """An offset as long as offsets get, for reserving a header's room."""
@@ -51,9 +55,17 @@ class Donor:
 
     places: Mapping[Digest, Place] = field(default_factory=dict)
     shards: Mapping[str, ShardInfo] = field(default_factory=dict)
+    unchanged: Mapping[str, TensorSpec] = field(default_factory=dict)
+    """Tensors that need not be hashed: the caller knows that they are as they were."""
 
     @classmethod
-    def of(cls, snapshot: Snapshot | None, *, without: AbstractSet[str] = frozenset()) -> "Donor":
+    def of(
+        cls,
+        snapshot: Snapshot | None,
+        *,
+        without: AbstractSet[str] = frozenset(),
+        unchanged: AbstractSet[str] = frozenset(),
+    ) -> "Donor":
         """The pieces of ``snapshot`` that may be reused: in the shards that hold most of it, none of ``without``."""
         if snapshot is None:
             return cls()
@@ -62,7 +74,10 @@ class Donor:
             if place.shard not in without:
                 held[place.shard] += place.nbytes
         shards = {name: snapshot.shards[name] for name, _ in held.most_common(MAX_DONOR_SHARDS)}
-        return cls({piece: place for piece, place in snapshot.places.items() if place.shard in shards}, shards)
+        places = {piece: place for piece, place in snapshot.places.items() if place.shard in shards}
+        specs = {path: snapshot.tensors[path] for path in unchanged if path in snapshot.tensors}
+        known = {path: spec for path, spec in specs.items() if all(piece in places for piece in spec.pieces)}
+        return cls(places, shards, known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +119,63 @@ def write_state(
         StorageError: the storage refused; nothing of the new shards is left.
         UnsupportedState: a dtype that cannot be kept.
     """
-    tensors = [_Tensor.of(path, array) for path, array in state.arrays.items()]
+    specs = {path: spec for path, spec in donor.unchanged.items() if path in state.arrays}
+    tensors = [_Tensor.of(path, array) for path, array in state.arrays.items() if path not in specs]
     # Wide values first: then the data of each lie at a multiple of its size, for readers that map the file.
     by_width = sorted(tensors, key=lambda tensor: -tensor.array.dtype.itemsize)
-    places: dict[Digest, Place] = {}
-    specs: dict[str, TensorSpec] = {}
+    places = {piece: donor.places[piece] for spec in specs.values() for piece in spec.pieces}
     with _Shards(backend, by_width, name_shard, room_for_all=not donor.places) as new:
-        for tensor in by_width:
-            pieces = []
-            for piece in cut(tensor.array):
-                name = digest(piece.data)
-                pieces.append(name)
-                if name not in places:
-                    places[name] = donor.places.get(name) or new.append(tensor, piece)
-                new.passed += 1
-            specs[tensor.path] = TensorSpec(tensor.dtype, tensor.shape, tensor.grid.piece_rows, tuple(pieces))
+        names: dict[str, list[Digest]] = {tensor.path: [] for tensor in by_width}
+        for tensor, piece, name in _named(by_width):
+            names[tensor.path].append(name)
+            if name not in places:
+                places[name] = donor.places.get(name) or new.append(tensor, piece)
+            new.passed += 1
         new.commit()
+    for tensor in tensors:
+        pieces = tuple(names[tensor.path])
+        specs[tensor.path] = TensorSpec(tensor.dtype, tensor.shape, tensor.grid.piece_rows, pieces)
     known = {**donor.shards, **new.infos}
     shards = {name: known[name] for name in dict.fromkeys(place.shard for place in places.values())}
     return Snapshot.of(state.structure, {path: specs[path] for path in state.arrays}, meta, shards, places)
+
+
+_Group = list[tuple[_Tensor, Piece]]
+
+
+def _named(tensors: Sequence[_Tensor]) -> Iterator[tuple[_Tensor, Piece, Digest]]:
+    """The pieces of all tensors in order, each with its digest; hashed ahead of the caller."""
+    if sum(tensor.grid.nbytes for tensor in tensors) < _WORTH_THREADS:
+        for group in _groups(tensors):
+            yield from _hashed(group)
+        return
+    ahead: deque[Future[list[tuple[_Tensor, Piece, Digest]]]] = deque()
+    with Workers(_HASHERS, "modelkeep-hash") as pool:
+        for group in _groups(tensors):
+            ahead.append(pool.submit(_hashed, group))
+            if len(ahead) > _AHEAD:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()
+
+
+def _groups(tensors: Sequence[_Tensor]) -> Iterator[_Group]:
+    """Pieces in their order, small ones together: handing one over costs as much as hashing some KiB."""
+    group: _Group = []
+    nbytes = 0
+    for tensor in tensors:
+        for piece in cut(tensor.array):
+            group.append((tensor, piece))
+            nbytes += piece.data.nbytes
+            if nbytes >= _TOGETHER:
+                yield group
+                group, nbytes = [], 0
+    if group:
+        yield group
+
+
+def _hashed(group: _Group) -> list[tuple[_Tensor, Piece, Digest]]:
+    return [(tensor, piece, digest(piece.data)) for tensor, piece in group]
 
 
 class _Shards:
@@ -145,31 +198,29 @@ class _Shards:
         self._name = ""
         self._end = self._reserved = self._last = 0
         self._writer: ObjectWriter | None = None
-        self._pipe: _Pipe | None = None
 
     def append(self, tensor: _Tensor, piece: Piece) -> Place:
-        """Hand a piece to the writing thread."""
-        if self._pipe is not None and self.passed >= self._last:
+        """Write a piece behind the ones before."""
+        if self._writer is not None and self.passed >= self._last:
             self.commit()
-        pipe = self._pipe or self._begin()
+        writer = self._writer or self._begin()
         entry = tensor.entry(piece.first, piece.past, self._end)
         self._entries.append(entry)
         if not is_native(tensor.dtype):
             self._dtypes[entry.key] = tensor.dtype
         self._end = entry.stop
-        pipe.put(piece.data)
+        writer.append(piece.data)
         return Place(self._name, entry.key, piece.data.nbytes)
 
     def commit(self) -> None:
         """Make the shard under way durable; nothing when no piece was new."""
-        if self._writer is None or self._pipe is None:
+        if self._writer is None:
             return
-        self._pipe.close()
         header = build_header(self._entries, _metadata(self._dtypes), self._reserved)
         self._writer.write_at(0, header)
         self._writer.commit()
         self.infos[self._name] = ShardInfo(self._reserved + self._end, digest(header))
-        self._pipe = self._writer = None
+        self._writer = None
 
     def __enter__(self) -> Self:
         return self
@@ -177,14 +228,12 @@ class _Shards:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._pipe is not None:
-            self._pipe.stop()
         if self._writer is not None:
             self._writer.abort()
         if error is not None:
             delete_shards(self._backend, self.infos)
 
-    def _begin(self) -> "_Pipe":
+    def _begin(self) -> ObjectWriter:
         """Open a file; its header gets room for every piece that may still come into it, new or not."""
         if not self._possible:
             self._possible = [entry for tensor in self._tensors for entry in _all_entries(tensor)]
@@ -200,8 +249,7 @@ class _Shards:
         self._name, self._entries, self._dtypes, self._end = self._name_shard(), [], {}, 0
         self._writer = self._backend.writer(layout.shard_key(self._name), size_hint=self._reserved + nbytes)
         self._writer.reserve(self._reserved)
-        self._pipe = _Pipe(self._writer)
-        return self._pipe
+        return self._writer
 
 
 def _all_entries(tensor: _Tensor) -> Iterator[Entry]:
@@ -231,58 +279,3 @@ def delete_shards(backend: Backend, names: AbstractSet[str] | Mapping[str, objec
             backend.delete(layout.shard_key(name))
         except ModelkeepError:
             return  # the error that brought us here is the one to tell
-
-
-class _Pipe:
-    """A thread that writes what it is handed, in order, a few pieces behind the caller."""
-
-    def __init__(self, writer: ObjectWriter) -> None:
-        self._writer = writer
-        self._queue: queue.Queue[memoryview | None] = queue.Queue(_AHEAD)
-        self._small = bytearray()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="modelkeep-pieces", daemon=True)
-        self._thread.start()
-
-    def put(self, data: memoryview) -> None:
-        """Hand data over; waits while too many pieces are ahead. Raises what went wrong in writing."""
-        if data.nbytes <= _SMALL:
-            self._small += data
-            if len(self._small) < _TOGETHER:
-                return
-        self._flush()
-        if data.nbytes > _SMALL:
-            self._put(data)
-
-    def close(self) -> None:
-        """Return when all is written. Raises what went wrong in writing."""
-        self._flush()
-        self.stop()
-        self._raise_error()
-
-    def stop(self) -> None:
-        """End the thread."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
-
-    def _flush(self) -> None:
-        if self._small:
-            together, self._small = self._small, bytearray()
-            self._put(memoryview(together))
-
-    def _put(self, data: memoryview) -> None:
-        self._raise_error()
-        self._queue.put(data)
-
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _work(self) -> None:
-        while (data := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    self._writer.append(data)
-                except BaseException as error:  # noqa: BLE001  it belongs to the thread that saves, which raises it
-                    self._error = error

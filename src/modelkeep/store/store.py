@@ -77,7 +77,13 @@ class Store:
         return cls(backend, str(document["id"]))
 
     def save(
-        self, tree: Any, *, meta: Mapping[str, Json] | None = None, writer: str = "", donor: Snapshot | None = None
+        self,
+        tree: Any,
+        *,
+        meta: Mapping[str, Json] | None = None,
+        writer: str = "",
+        donor: Snapshot | None = None,
+        unchanged: AbstractSet[str] = frozenset(),
     ) -> Snapshot:
         """Make a state durable; it is when this returns.
 
@@ -86,6 +92,7 @@ class Store:
             meta: JSON that describes it; part of the snapshot's id.
             writer: 16 hexadecimal digits under which the shards are named; by default those of this object.
             donor: a snapshot whose pieces are not written again where they are the same.
+            unchanged: paths of arrays that are bit for bit those of ``donor``: they are not even read.
 
         Raises:
             UnsupportedState: a leaf that cannot be kept bit for bit, by its path.
@@ -100,7 +107,7 @@ class Store:
         state = flatten(tree)
         avoid = condemned(self) if donor is not None else set()
         while True:
-            pieces = Donor.of(donor, without=avoid)
+            pieces = Donor.of(donor, without=avoid, unchanged=unchanged)
             written = write_state(
                 self.backend, state, described, name_shard=lambda: self._next_shard(token), donor=pieces
             )

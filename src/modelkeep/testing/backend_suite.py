@@ -175,6 +175,21 @@ class BackendSuite:
         assert list(backend.list("")) == []
         assert backend.clean("", backend.now() + 3600) == 0
 
+    def test_a_large_object_is_what_was_appended_however_it_was_cut(self, backend: Backend) -> None:
+        """Large objects may go other ways than small ones: in long runs, aligned, from several threads."""
+        whole = bytes(range(251)) * 80_000
+        for reserved, cuts in ((4096, (5_000_000,)), (0, (1, 9_000_001, 9_000_002)), (100, (19_999_999,))):
+            with backend.writer(f"large-{reserved}", size_hint=len(whole) if reserved else 0) as writer:
+                if reserved:
+                    writer.reserve(reserved)
+                for start, stop in pairwise((0, *cuts, len(whole))):
+                    part = bytearray(whole[start:stop])
+                    assert writer.append(memoryview(part)) == reserved + start
+                    part[:] = bytes(len(part))  # what was appended may be changed
+                writer.write_at(0, b"h" * reserved)
+                writer.commit()
+            assert self.reopen(backend).read(f"large-{reserved}") == b"h" * reserved + whole
+
     def test_an_exception_inside_a_writer_aborts_it(self, backend: Backend) -> None:
         with pytest.raises(KeyboardInterrupt), backend.writer("a/big") as writer:
             writer.append(memoryview(b"body"))

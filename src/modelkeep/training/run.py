@@ -20,6 +20,7 @@ from modelkeep.training.fingerprint import compare_fingerprints, fingerprint
 from modelkeep.training.place import default_place
 from modelkeep.training.plain import decode, encode, numbers
 from modelkeep.training.start import Request, Start, begin, refuse_inexact
+from modelkeep.training.unchanged import Held
 from modelkeep.training.writer import Row, Writer
 from modelkeep.values import Json
 
@@ -75,6 +76,7 @@ class Run:
         self._writer = Writer(self._append_metrics)
         self._request = replace(self._request, name=self._start.record.name, new=False, fork=None)
         self._donor: Snapshot | None = self._start.resumed.snapshot if self._start.resumed else None
+        self._held = Held()
         self._reasons = list(self._start.not_exact)
         self._fingerprint: dict[str, Json] | None = None
         self._committed: Checkpoint | None = None
@@ -202,6 +204,11 @@ class Run:
         if wait:
             self._writer.wait()
 
+    def wait_for_room(self) -> None:
+        """Return when no save is in flight. `save` waits too, but then the state is taken, and two are in memory."""
+        self._must_be_open()
+        self._writer.wait_for_room()
+
     def log(self, values: Mapping[str, float], *, step: int, epoch: int) -> None:
         """Append a row of metrics; durable within about a second, and at each checkpoint and close. Never waits.
 
@@ -305,8 +312,11 @@ class Run:
 
     def _commit(self, tree: Tree, meta: dict[str, Any], metrics: dict[str, float], exact: bool) -> None:
         """Snapshot, checkpoint, retention: in this order, so that a kill between two of them loses nothing."""
-        meta["parents"] = [self._donor.id] if self._donor is not None else []
-        snapshot = self._store.save(tree, meta=meta, writer=self._start.token, donor=self._donor)
+        donor, arrays = self._donor, flatten(tree).arrays
+        meta["parents"] = [donor.id] if donor is not None else []
+        same = self._held.same(arrays)
+        snapshot = self._store.save(tree, meta=meta, writer=self._start.token, donor=donor, unchanged=same)
+        self._held.hold(arrays, donor, snapshot)
         self._committed = self._start.record.commit_checkpoint(
             self._start.attempt,
             snapshot,

@@ -52,6 +52,11 @@ class Writer:
             self._job = job
             self._condition.notify_all()
 
+    def wait_for_room(self) -> None:
+        """Return when no save is in flight, whatever became of it: a state that is taken now is the only one held."""
+        with self._condition:
+            self._wait_until_idle()
+
     def log(self, row: Row) -> None:
         """Hand a metric row over; never waits and never raises."""
         with self._condition:

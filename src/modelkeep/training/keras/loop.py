@@ -98,6 +98,7 @@ class Loop(CallbackList):
         tree: State | None = None,
     ) -> None:
         """Hand ``tree``, by default the state of now, to the background writer (``wait=True``: until it is durable)."""
+        self._plan.run.wait_for_room()
         step, epoch = self.position.step, self.position.epoch
         self._plan.run.save(tree or self.capture(), step=step, epoch=epoch, metrics=metrics, reason=reason, wait=wait)
         self._last_saved = (step, time.monotonic())
