@@ -1,14 +1,19 @@
 """The one background thread of a run: it makes checkpoints and metrics durable while training goes on."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from modelkeep.errors import UsageError
 
 Row = dict[str, Any]
+
+_NICE = 10
+"""The scheduling priority of what is written in the background: below that of a training, above that of idle work."""
 
 FLUSH_SECONDS = 1.0
 """Metrics wait at most this long: what a SIGKILL can cost of them."""
@@ -102,6 +107,7 @@ class Writer:
             raise error
 
     def _work(self) -> None:
+        _step_back()
         while True:
             with self._condition:
                 while not self._is_due():
@@ -147,3 +153,10 @@ class Writer:
             with self._condition:
                 self._rows = rows + self._rows
             raise
+
+
+def _step_back() -> None:
+    """Let the training have the processor where both want it; threads that this one starts follow it."""
+    if sys.platform == "linux":  # elsewhere the call is about the whole process
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
