@@ -96,6 +96,17 @@ class Snapshot:
             )
         return data
 
+    @staticmethod
+    def shards_in(data: bytes, key: str) -> frozenset[str]:
+        """The names of the shards in a record of which nothing else is wanted. Every byte is checked, no number is.
+
+        Raises:
+            Damaged, UnknownFormat, LimitExceeded: as `from_json`.
+        """
+        document = unseal(data, key, limit_bytes=RECORD_BYTES, max_depth=RECORD_DEPTH)
+        _check_version(document, key)
+        return frozenset(object_of(document.get("shards"), "shards", key))
+
     @classmethod
     def from_json(cls, data: bytes, key: str = "", *, limit_bytes: int = RECORD_BYTES) -> "Snapshot":
         """Read a record. Every byte and every number is checked; nothing of the size that it names is allocated.
@@ -107,9 +118,7 @@ class Snapshot:
         """
         key = key or "record"
         document = unseal(data, key, limit_bytes=limit_bytes, max_depth=RECORD_DEPTH)
-        version = document.get("modelkeep")
-        if version != FORMAT or isinstance(version, bool):
-            raise UnknownFormat(f"{key}: the format is {version!r:.40}, this version reads {FORMAT}; upgrade modelkeep")
+        _check_version(document, key)
         fields_of(document, {"modelkeep", "id", "logical", "shards", "pieces"}, "the record", key)
         logical = fields_of(document["logical"], {"tree", "tensors", "meta"}, "logical", key)
         tensors = object_of(logical["tensors"], "tensors", key).items()
@@ -148,6 +157,12 @@ class Snapshot:
             rows.append(("…", f"{len(self.tensors) - 20} more tensors"))
         body = "".join(f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in rows)
         return f"<table><caption>{html.escape(repr(self))}</caption>{body}</table>"
+
+
+def _check_version(document: Mapping[str, Json], key: str) -> None:
+    version = document.get("modelkeep")
+    if version != FORMAT or isinstance(version, bool):
+        raise UnknownFormat(f"{key}: the format is {version!r:.40}, this version reads {FORMAT}; upgrade modelkeep")
 
 
 def _state(structure: Json, tensors: Mapping[str, TensorSpec]) -> dict[str, Any]:

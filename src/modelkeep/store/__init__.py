@@ -4,15 +4,17 @@ It joins `snapshot`, which is pure, and `backend`, which is dumb. What is writte
 record that names them, then the reference that names the record; readers go the other way.
 """
 
+from modelkeep.store import layout
 from modelkeep.store.check import Damage, VerifyReport
 from modelkeep.store.resolve import find_checkpoint, newest_good
-from modelkeep.store.retention import Best, Retain, clear_leftovers, free, to_drop
+from modelkeep.store.retention import WRITER, Best, Retain, clear_leftovers, free, to_drop
 from modelkeep.store.runs import Attempt, Checkpoint, MetricRow, RunRecord
 from modelkeep.store.store import Store
 from modelkeep.store.sweep import GRACE_SECONDS, Garbage, GcReport
 
 __all__ = [
     "GRACE_SECONDS",
+    "WRITER",
     "Attempt",
     "Best",
     "Checkpoint",
@@ -27,6 +29,7 @@ __all__ = [
     "clear_leftovers",
     "find_checkpoint",
     "free",
+    "layout",
     "newest_good",
     "to_drop",
 ]

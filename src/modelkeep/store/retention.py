@@ -25,7 +25,8 @@ from modelkeep.values import SnapshotId
 if TYPE_CHECKING:
     from modelkeep.store.store import Store
 
-_WRITER = re.compile(r"[0-9a-f]{16}")
+WRITER = re.compile(r"[0-9a-f]{16}")
+"""The name of a writer: of one attempt of a run, or of one open store."""
 _UNREADABLE = (Damaged, UnknownFormat, LimitExceeded)
 """A record that cannot be read could hold any shard: then nothing may be deleted."""
 
@@ -186,7 +187,7 @@ def clear_leftovers(store: "Store", run: RunRecord) -> int:
     try:
         writers = {str(attempt.info.get("writer")) for attempt in run.attempts()}
         shards: set[str] = set()
-        for writer in filter(_WRITER.fullmatch, writers):
+        for writer in filter(WRITER.fullmatch, writers):
             folder = layout.shard_folder(writer)
             removed += store.backend.clean(f"{folder}/{writer}-", math.inf)
             names = (layout.shard_of(entry.key) for entry in store.backend.list(folder) if layout.is_known(entry.key))

@@ -267,6 +267,10 @@ class RunRecord:
             else:
                 yield checkpoint
 
+    def count_checkpoints(self) -> int:
+        """How many checkpoints were not let go, by their names. Raises Damaged."""
+        return len(set(self._numbers("checkpoints")) - self.dropped())
+
     def drop(self, numbers: Sequence[int]) -> None:
         """Let checkpoints go; their records and numbers stay. Durable on return.
 

@@ -188,8 +188,9 @@ class Store:
     def shards_of(self, snapshot_id: SnapshotId) -> frozenset[str]:
         """The shards that a snapshot holds pieces in; none for one that is not there. Raises Damaged."""
         if snapshot_id not in self._shards_of:
+            key = layout.snapshot_key(snapshot_id)
             try:
-                self.snapshot(snapshot_id)
+                self._shards_of[snapshot_id] = Snapshot.shards_in(read_document(self.backend, key), key)
             except NotFound:
                 return frozenset()
         return self._shards_of[snapshot_id]
