@@ -27,7 +27,7 @@ from modelkeep.errors import (
 )
 from modelkeep.keep import Keep
 
-COMMANDS = ("ls", "show", "history", "verify", "gc", "demo")
+COMMANDS = ("ls", "show", "history", "verify", "gc", "doctor", "demo")
 START = [sys.executable, "-c", "from modelkeep.cli import main; main()"]
 
 

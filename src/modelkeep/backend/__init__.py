@@ -6,10 +6,21 @@ from urllib.parse import unquote, urlsplit
 from modelkeep.backend.base import Backend, Entry, ObjectWriter
 from modelkeep.backend.local import LocalBackend
 from modelkeep.backend.memory import MemoryBackend
+from modelkeep.backend.mounts import Mount, mount_of
 from modelkeep.backend.workers import Workers
 from modelkeep.errors import UsageError
 
-__all__ = ["Backend", "Entry", "LocalBackend", "MemoryBackend", "ObjectWriter", "Workers", "open_backend"]
+__all__ = [
+    "Backend",
+    "Entry",
+    "LocalBackend",
+    "MemoryBackend",
+    "Mount",
+    "ObjectWriter",
+    "Workers",
+    "mount_of",
+    "open_backend",
+]
 
 
 def open_backend(place: str | os.PathLike[str], *, create: bool = True) -> Backend:

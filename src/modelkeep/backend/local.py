@@ -103,6 +103,11 @@ class LocalBackend:
     def url(self) -> str:
         return self._folder.as_uri()
 
+    @property
+    def folder(self) -> Path:
+        """The folder, absolute."""
+        return self._folder
+
     def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         with self._open(key) as descriptor:
             size = syscalls.status(descriptor).st_size

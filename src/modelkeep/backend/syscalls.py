@@ -148,6 +148,16 @@ def make_folder(folder: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
 
 
+def forget(path: Path) -> None:
+    """Drop a durable file from the page cache, where the system can: it is then read from the disk."""
+    descriptor = open_read(path)
+    try:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
 def scan(folder: Path) -> list["os.DirEntry[str]"]:
     """The entries of a folder."""
     with os.scandir(folder) as entries:

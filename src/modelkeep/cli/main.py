@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from modelkeep.cli import demo, gc, history, ls, show, verify
+from modelkeep.cli import demo, doctor, gc, history, ls, show, verify
 from modelkeep.cli.exits import with_exit_codes
 
 app = typer.Typer(
@@ -20,7 +20,8 @@ app = typer.Typer(
 )
 
 for module, name in (
-    (ls, "ls"), (show, "show"), (history, "history"), (verify, "verify"), (gc, "gc"), (demo, "demo")
+    (ls, "ls"), (show, "show"), (history, "history"), (verify, "verify"), (gc, "gc"), (doctor, "doctor"),
+    (demo, "demo"),
 ):  # fmt: skip
     app.command(name, help=module.HELP, epilog=module.EPILOG)(with_exit_codes(module.command))
 

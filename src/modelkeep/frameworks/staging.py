@@ -3,7 +3,6 @@
 import mmap
 import threading
 import weakref
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,7 @@ class Staging:
                 memory = free.pop()
             else:
                 self._free.clear()
-                memory = _map(nbytes)
+                memory = mmap.mmap(-1, nbytes)
         array = np.frombuffer(memory, np.uint8)
         # numpy makes every further view depend on this array, since its own base is none of numpy's
         weakref.finalize(array, self._give_back, nbytes, memory).atexit = False
@@ -40,14 +39,6 @@ class Staging:
     def _give_back(self, nbytes: int, memory: mmap.mmap) -> None:
         with self._guard:
             self._free.setdefault(nbytes, []).append(memory)
-
-
-def _map(nbytes: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, nbytes)
-    huge: Any = getattr(mmap, "MADV_HUGEPAGE", None)
-    if huge is not None:
-        memory.madvise(huge)
-    return memory
 
 
 STAGING = Staging()

@@ -24,8 +24,8 @@ from modelkeep.state.tree import tensor_paths, unflatten
 from modelkeep.store import layout
 from modelkeep.values import Digest
 
-_READERS = 2
-"""Threads: while one waits for the storage the other hashes."""
+_READERS = 4
+"""Threads: while two wait for the storage two others hash."""
 
 _BATCH = 4 << 20
 """Bytes of small pieces that one thread reads before it asks for more to do."""
