@@ -64,3 +64,23 @@ def test_a_finished_fit_trains_no_further(tmp_path: Path) -> None:
     run_script("jax", tmp_path / "keep", tmp_path / "first")
     run_script("jax", tmp_path / "keep", tmp_path / "again")
     assert_same_end(tmp_path / "first", tmp_path / "again", parts=("model", "optimizer"))
+
+
+TERMINATED = SCRIPT.replace(
+    "os.kill(os.getpid(), signal.SIGKILL)",
+    "os.kill(os.getpid(), signal.SIGTERM)",
+)
+
+
+def test_sigterm_keeps_the_save_under_way_and_exits_with_75(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": path}
+    command = [sys.executable, "-c", TERMINATED, str(tmp_path / "keep"), str(tmp_path / "out"), "2"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 75, done.stderr[-3000:]
+    import modelkeep as mk
+
+    assert mk.open(tmp_path / "keep").store.run("plain").checkpoints()[0].epoch == 2
+    run_script("jax", tmp_path / "whole-keep", tmp_path / "whole")
+    run_script("jax", tmp_path / "keep", tmp_path / "out")
+    assert_same_end(tmp_path / "whole", tmp_path / "out")

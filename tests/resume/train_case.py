@@ -52,11 +52,7 @@ class Reaper:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def callback(self) -> keras.callbacks.Callback:
-        return keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda batch, logs: self.tell("batch"),
-            on_test_batch_end=lambda batch, logs: self.tell("validation"),
-            on_epoch_end=lambda epoch, logs: self.tell("epoch"),
-        )
+        return Told(self)
 
     def watch(self, backend: type[LocalBackend]) -> None:
         """Count the storage calls of saves as events."""
@@ -68,6 +64,29 @@ class Reaper:
                 return _method(*args, **options)
 
             setattr(backend, name, counted)
+
+
+class Told(keras.callbacks.Callback):
+    """Tells the reaper what happens; what it counts is not of the training."""
+
+    def __init__(self, reaper: Reaper) -> None:
+        super().__init__()
+        self.reaper = reaper
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.reaper.tell("batch")
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.reaper.tell("validation")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.reaper.tell("epoch")
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        pass
 
 
 def asker() -> list[keras.callbacks.Callback]:

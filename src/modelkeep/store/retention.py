@@ -63,7 +63,9 @@ def to_drop(checkpoints: Sequence[Checkpoint], policy: Retain) -> list[int]:
     >>> to_drop(made, Retain(last=1, best=Best("loss", "max")))
     [2, 3, 4]
     """
-    live = sorted((one for one in checkpoints if not one.dropped), key=lambda one: one.number)
+    there = sorted((one for one in checkpoints if not one.dropped), key=lambda one: one.number)
+    # What was saved twice at one step, and is the same by its metrics, is one: at the end of an epoch, and of the run.
+    live = list({(one.step, tuple(sorted(one.metrics.items()))): one for one in there}.values())
     kept = {one.number for one in live[-max(policy.last, 1) :]}
     if policy.every_steps is not None:
         first_of: dict[int, int] = {}
@@ -72,7 +74,7 @@ def to_drop(checkpoints: Sequence[Checkpoint], policy: Retain) -> list[int]:
         kept |= {number for multiple, number in first_of.items() if multiple}
     if policy.best is not None:
         kept |= {one.number for one in best_of(live, policy.best)}
-    return [one.number for one in live if one.number not in kept]
+    return [one.number for one in there if one.number not in kept]
 
 
 def best_of(checkpoints: Sequence[Checkpoint], best: Best) -> list[Checkpoint]:

@@ -79,6 +79,31 @@ def catch() -> Iterator[Signals]:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
+@contextmanager
+def leave_on_sigterm() -> Iterator[None]:
+    """While the block runs SIGTERM is `leave`, at once: nothing waits for it, and open runs are closed on the way out.
+
+    A handler that the program has set itself stays. Outside of the main thread nothing is done.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    process = os.getpid()
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:
+            _end_at_once(number, frame, signal.SIG_DFL)
+        leave(number)
+
+    signal.signal(signal.SIGTERM, receive)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is receive:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def leave(number: int) -> NoReturn:
     """End the training after its state is saved, as the signal asked.
 

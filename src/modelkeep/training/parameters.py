@@ -48,7 +48,7 @@ def check_params(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> N
     raise ParamsChanged(
         f"run {name} was started with other parameters:\n"
         + "\n".join(lines)
-        + "\npass new=True for a fresh run beside it, "
+        + "\npass new=True for a fresh run beside it (once: its name, from then on, is what goes on with it), "
         + f"fork='run:{name}@last' to start a new run from its last checkpoint, or the old values to go on"
     )
 

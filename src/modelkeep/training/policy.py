@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from modelkeep.errors import UsageError
 from modelkeep.store.retention import Best, Retain
 
-__all__ = ["Best", "Every", "Retain", "best", "every", "retain"]
+__all__ = ["Best", "Every", "Retain", "best", "check_policies", "every", "retain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,14 @@ def best(metric: str, mode: str = "min", keep: int = 1) -> Best:
     if mode in ("min", "max"):
         return Best(metric=metric, mode=mode, keep=_count("best(keep=...)", keep) or 1)
     raise UsageError(f"best(mode=...) is 'min' or 'max', not {mode!r:.80}")
+
+
+def check_policies(checkpoint: object, retain: object) -> None:
+    """Refuse what is no policy before anything begins. Raises UsageError."""
+    if checkpoint is not None and not isinstance(checkpoint, Every):
+        raise UsageError(f"checkpoint= takes modelkeep.every(steps=, epochs=, seconds=), not {checkpoint!r:.80}")
+    if retain is not None and not isinstance(retain, Retain):
+        raise UsageError(f"retain= takes modelkeep.retain(last=, every_steps=, best=), not {retain!r:.80}")
 
 
 def _count(what: str, value: int | None) -> int | None:

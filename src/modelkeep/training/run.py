@@ -19,7 +19,8 @@ from modelkeep.store import Checkpoint, MetricRow, Retain, Store, free, to_drop
 from modelkeep.training.fingerprint import compare_fingerprints, fingerprint
 from modelkeep.training.place import default_place
 from modelkeep.training.plain import decode, encode, numbers
-from modelkeep.training.start import Request, Start, begin, refuse_inexact
+from modelkeep.training.policy import check_policies
+from modelkeep.training.start import Request, Start, begin, finished_or_none, refuse_inexact
 from modelkeep.training.unchanged import Held
 from modelkeep.training.writer import Row, Writer
 from modelkeep.values import Json
@@ -46,14 +47,11 @@ class Run:
     (1, 7, 2)
     """
 
-    retain: Retain
-    """Which checkpoints stay; looked at after each checkpoint. By default the last three."""
-
     def __init__(self, store: Store, request: Request) -> None:
         """Start or continue a run; see `Keep.run`."""
         self._store = store
         self._request = request
-        self.retain = Retain()
+        self._retain = Retain()
         self._open()
 
     @classmethod
@@ -86,6 +84,16 @@ class Run:
         self._closed = False
         _OPEN[self._key()] = self
         atexit.register(self._close_at_exit)
+
+    @property
+    def retain(self) -> Retain:
+        """Which checkpoints stay; looked at after each checkpoint. By default the last three. Raises UsageError."""
+        return self._retain
+
+    @retain.setter
+    def retain(self, policy: Retain) -> None:
+        check_policies(None, policy)
+        self._retain = policy
 
     @property
     def name(self) -> str:
@@ -148,8 +156,8 @@ class Run:
 
     @property
     def finished(self) -> Json | None:
-        """What `finish` was given, when the run is finished; else None."""
-        found = self._start.record.finished()
+        """What `finish` was given, when the run is finished; else None, also where the mark cannot be read."""
+        found = finished_or_none(self._start.record, [])
         return None if found is None else decode(found)
 
     def metrics(self) -> list[MetricRow]:

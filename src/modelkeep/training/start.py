@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from modelkeep.errors import NotExact, UsageError
+from modelkeep.errors import Damaged, NotExact, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.store import Attempt, Checkpoint, RunRecord, Store, clear_leftovers, newest_good
 from modelkeep.training import environment
@@ -106,7 +106,10 @@ def _choose(store: Store, request: Request) -> RunRecord:
 def _is_fork_of(record: RunRecord, ref: str) -> bool:
     """Whether a run was begun by the same ``fork=``: the same program that runs again after a kill."""
     forks = [attempt.info.get("fork") for attempt in _readable_attempts(record, [])]
-    return isinstance(forks[0], dict) and forks[0].get("ref") == str(Ref.parse(ref))
+    if not isinstance(forks[0], dict):
+        return False
+    then, now = Ref.parse(str(forks[0].get("ref"))), Ref.parse(ref)
+    return replace(then, kind=then.kind or "run") == replace(now, kind=now.kind or "run")
 
 
 def _readable_attempts(record: RunRecord, damaged: list[str]) -> list[Attempt]:
@@ -133,7 +136,8 @@ def _begin(store: Store, record: RunRecord, request: Request, lock: ExitStack) -
     identity = _identity(store, record, request, attempts)
     resumed = _resume(store, record, identity, damaged)
     now = fingerprint()
-    not_exact = _check_machine(record, resumed, attempts, now, exact=request.exact)
+    is_finished = finished_or_none(record, damaged) is not None
+    not_exact = _check_machine(record, resumed, attempts, now, is_finished=is_finished, exact=request.exact)
     clear_leftovers(store, record)
     token = secrets.token_hex(8)
     info: dict[str, Json] = {
@@ -251,7 +255,13 @@ def _adopt(store: Store, record: RunRecord, attempt: Attempt, resumed: Resumed) 
 
 
 def _check_machine(
-    record: RunRecord, resumed: Resumed | None, attempts: Sequence[Attempt], now: dict[str, Json], *, exact: bool
+    record: RunRecord,
+    resumed: Resumed | None,
+    attempts: Sequence[Attempt],
+    now: dict[str, Json],
+    *,
+    is_finished: bool,
+    exact: bool,
 ) -> list[str]:
     """Why the run is not bit for bit what it would have been: before now, and on this machine.
 
@@ -263,7 +273,7 @@ def _check_machine(
     meta = resumed.snapshot.meta
     recorded = meta.get("not_exact")
     reasons = [str(reason) for reason in recorded] if isinstance(recorded, list) else []
-    if resumed.checkpoint.reason == "fork" or record.finished() is not None:
+    if resumed.checkpoint.reason == "fork" or is_finished:
         return reasons
     differences = compare_fingerprints(meta.get("fingerprint"), now, FIXED)
     # A variable may be set between keep.run() and the first step; one that was set before both times is not.
@@ -272,6 +282,15 @@ def _check_machine(
     differences += [one for one in compare_fingerprints(meta.get("fingerprint"), now, ["variables"]) if one in at_start]
     refuse_inexact(record.name, differences, exact=exact)
     return reasons + [difference for difference in differences if difference not in reasons]
+
+
+def finished_or_none(record: RunRecord, damaged: list[str]) -> Json | None:
+    """The summary of a finished run. A mark that cannot be read is added to ``damaged``: the end is made again."""
+    try:
+        return record.finished()
+    except Damaged as error:
+        damaged.append(str(error))
+        return None
 
 
 def refuse_inexact(name: str, differences: Sequence[str], *, exact: bool) -> None:
@@ -310,8 +329,8 @@ def _tell(record: RunRecord, damaged: Sequence[str], resumed: Resumed | None) ->
         return
     text = "\n".join(f"  - {one}" for one in damaged)
     warnings.warn(
-        f"run {record.name} goes on from step {resumed.checkpoint.step} (epoch {resumed.checkpoint.epoch}), since "
-        f"newer checkpoints are damaged:\n{text}\n`modelkeep verify` names every damage in the keep",
+        f"run {record.name} goes on from step {resumed.checkpoint.step} (epoch {resumed.checkpoint.epoch}), and "
+        f"this is damaged:\n{text}\n`modelkeep verify` names every damage in the keep",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -3,6 +3,7 @@
 A callback of the user joins by two methods: ``get_state() -> tree`` (arrays and JSON values) and ``set_state(tree)``.
 """
 
+import random
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -70,11 +71,26 @@ def missing_callbacks(callbacks: Sequence[Callback], saved: dict[str, State]) ->
 def undeclared_changes(callback: Callback) -> set[str]:
     """Attributes that a user's callback changes in training and that no ``get_state`` declares."""
     kind = type(callback)
-    if _is_keras(kind) or _has_own_state(callback):
+    if not is_watched(callback):
         return set()
     base = next(base for base in kind.__mro__ if _is_keras(base))
     known = {name for cls, names in _ATTRIBUTES.items() if isinstance(callback, cls) for name in names}
-    return attributes_changed_by(kind, None, stop_at=base) - known - _KEPT_OF_MODEL
+    return (attributes_changed_by(kind, None, stop_at=base) | _generators_of(callback)) - known - _KEPT_OF_MODEL
+
+
+def is_watched(callback: Callback) -> bool:
+    """Whether a callback is of the user's own and declares no state."""
+    return not _is_keras(type(callback)) and not _has_own_state(callback)
+
+
+def _generators_of(callback: Callback) -> set[str]:
+    """Attributes that are random generators: each draw changes them, wherever in the code it is."""
+    kinds = (np.random.Generator, np.random.RandomState, random.Random)
+    return {name for name, value in vars(callback).items() if isinstance(value, kinds) or _is_torch_generator(value)}
+
+
+def _is_torch_generator(value: object) -> bool:
+    return type(value).__module__ == "torch._C" and type(value).__name__ == "Generator"
 
 
 def _capture(callback: Callback) -> State:

@@ -3,6 +3,7 @@
 import inspect
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,10 @@ from keras.callbacks import Callback, CallbackList, History
 
 from modelkeep.errors import UsageError
 from modelkeep.frameworks import keras as keras_door
+from modelkeep.training.interrupt import leave_on_sigterm
 from modelkeep.training.keras.callbacks import prepare_callbacks, restore_callbacks
 from modelkeep.training.keras.progress import Position, State, capture, variables_to_continue
-from modelkeep.training.policy import Every, Retain, every
+from modelkeep.training.policy import Every, Retain, check_policies, every
 from modelkeep.training.randomness import restore_generators
 from modelkeep.training.run import Run
 
@@ -36,11 +38,13 @@ class Checkpoint(Callback):
         StateMismatch: when training begins and the model is not that of the checkpoint.
         UsageError: when training begins and the model is not built.
 
-    The final state is durable when ``fit`` returns.
+    The final state is durable when ``fit`` returns. SIGTERM ends a script with code 75 once the save that is under way
+    is durable; what the epoch has done since is trained again.
     """
 
     def __init__(self, run: Run | str, *, checkpoint: Every | None = None, retain: Retain | None = None) -> None:
         super().__init__()
+        check_policies(checkpoint, retain)
         self._run = Run.of(run)
         if retain is not None:
             self._run.retain = retain
@@ -49,6 +53,7 @@ class Checkpoint(Callback):
         self._position = Position()
         self._last_saved = (0, time.monotonic())
         self._before_the_end: State = {}
+        self._signals = ExitStack()
 
     def set_model(self, model: Any) -> None:
         super().set_model(model)
@@ -58,6 +63,8 @@ class Checkpoint(Callback):
         if not self.model.built:
             raise UsageError("the model must be built before fit: give it an Input layer, or call model.build(...)")
         self.model.optimizer.build(self.model.trainable_variables)
+        self._run.check_fingerprint()
+        self._signals.enter_context(leave_on_sigterm())
         if self._run.resumed is None:
             self._save("start", None)
             return
@@ -69,6 +76,9 @@ class Checkpoint(Callback):
         restore_callbacks(self._siblings, tree["training"]["callbacks"])
         self.model._initial_epoch = self.params["epochs"] if tree["training"]["stop"] else self._position.epoch
         restore_generators(tree["training"]["generators"])
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.model._initial_epoch = None  # Keras has read it; what comes after an interruption is not to find it
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         done = batch + 1
@@ -91,6 +101,7 @@ class Checkpoint(Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         self.model._initial_epoch = None
+        self._signals.close()
         self._save("final", logs, {"continue": self._before_the_end})
         history: History = self.model.history
         self._run.finish(

@@ -23,6 +23,7 @@ from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 from keras.utils import PyDataset
 
 from modelkeep.errors import UsageError
+from modelkeep.snapshot.pieces import digest
 from modelkeep.training.keras import dataset_state
 from modelkeep.training.keras.loader import load_in_order
 
@@ -41,6 +42,9 @@ class Source(Protocol):
 
     def open(self, epoch: int, batch: int) -> Iterator[Batch]:
         """Batches ``batch`` to the end of epoch ``epoch``, both counted from 0."""
+
+    def description(self) -> dict[str, Any]:
+        """What decides its batches, as short JSON: a resume compares it."""
 
     def state(self) -> dict[str, Any]:
         """What the source holds besides the position, as a state tree."""
@@ -113,6 +117,17 @@ class ArraySource(_Stateless):
 
     def sample(self) -> Batch:
         return self._take(np.arange(min(self._batch_size, self._rows)), self._sliceable())
+
+    def description(self) -> dict[str, Any]:
+        shuffle = "within batches" if self._within_batches and self._order.shuffle else self._order.shuffle
+        return {
+            "kind": "arrays",
+            "rows": self._rows,
+            "batch_size": self._batch_size,
+            "steps": self.steps,
+            "shuffle": shuffle,
+            **_sample_of(self.sample()),
+        }
 
     def open(self, epoch: int, batch: int) -> Iterator[Batch]:
         assert self.steps is not None
@@ -207,6 +222,10 @@ class PyDatasetSource:
     def sample(self) -> Batch:
         return self._standardize(self._dataset[0])
 
+    def description(self) -> dict[str, Any]:
+        shuffle = self._order.shuffle
+        return {"kind": type(self._dataset).__name__, "batches": self._length, "steps": self.steps, "shuffle": shuffle}
+
     def open(self, epoch: int, batch: int) -> Iterator[Batch]:
         if self.steps is None:
             raise UsageError(
@@ -288,6 +307,9 @@ class DatasetSource(_Stateless):
             lambda spec: tf.zeros([1 if size is None else size for size in spec.shape], spec.dtype),
             self._dataset.element_spec,
         )
+
+    def description(self) -> dict[str, Any]:
+        return {"kind": "tf.data", "steps": self.steps, "elements": str(self._dataset.element_spec)}
 
     def open(self, epoch: int, batch: int) -> Iterator[Batch]:
         iterator: Iterator[Batch] = self._stream_at(epoch, batch) if self._streams else self._pass_at(epoch, batch)
@@ -379,3 +401,13 @@ def _converted(batches: Iterator[Batch]) -> Iterator[Batch]:
 def _skip(iterator: Any, count: int) -> None:
     for _ in range(count):
         next(iterator)
+
+
+def _sample_of(batch: Batch) -> dict[str, Any]:
+    """Dtypes and shapes (of a row) of a batch, and a digest of its values."""
+    arrays = [np.asarray(keras.ops.convert_to_numpy(leaf)) for leaf in tree.flatten(batch) if leaf is not None]
+    texts = [repr(array.tolist()).encode() if array.dtype == object else array.tobytes() for array in arrays]
+    return {
+        "parts": [f"{array.dtype} {list(array.shape[1:])}" for array in arrays],
+        "first_batch": digest(b"".join(texts))[:12],
+    }

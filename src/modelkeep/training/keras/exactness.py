@@ -11,6 +11,7 @@ from keras.src.trainers.data_adapters import is_tf_dataset
 from keras.utils import PyDataset
 
 from modelkeep.training.keras.callbacks import undeclared_changes
+from modelkeep.training.keras.checkpoint import Checkpoint as OwnCallback
 from modelkeep.training.keras.feed import Feed
 
 _STATEFUL_RANDOM = frozenset(
@@ -61,6 +62,9 @@ def findings_in_step(train_function: Any) -> list[str]:
 
 def _in_callback(callback: Callback) -> Iterator[str]:
     name = type(callback).__name__
+    if isinstance(callback, OwnCallback):
+        yield "modelkeep.keras.Checkpoint is for a plain model.fit; leave it out, fit does its work"
+        return
     if isinstance(callback, BackupAndRestore):
         yield f"{name} restores a state of its own over ours; leave it out, the run does its work"
     undeclared = sorted(undeclared_changes(callback))

@@ -12,16 +12,18 @@ from keras.callbacks import History
 from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
 from keras.src.utils.io_utils import print_msg
 
-from modelkeep.errors import NotExact, UsageError
+from modelkeep.errors import ModelkeepError, NotExact, UsageError
 from modelkeep.frameworks import keras as keras_door
 from modelkeep.training.interrupt import catch
-from modelkeep.training.keras.callbacks import missing_callbacks
+from modelkeep.training.keras.callbacks import missing_callbacks, restore_callbacks
 from modelkeep.training.keras.data import Order, source_of
 from modelkeep.training.keras.exactness import findings, findings_in_step
 from modelkeep.training.keras.feed import Feed
 from modelkeep.training.keras.loop import Loop, Plan
-from modelkeep.training.keras.progress import final_variables
-from modelkeep.training.policy import Every, Retain, every
+from modelkeep.training.keras.progress import VARIABLES, Position, final_variables
+from modelkeep.training.keras.setup import changes, setup_of
+from modelkeep.training.keras.watch import Watch
+from modelkeep.training.policy import Every, Retain, check_policies, every
 from modelkeep.training.run import Run
 
 
@@ -63,37 +65,58 @@ def fit(
 
     When this returns, the final state is durable.
     """
+    check_policies(checkpoint, retain)
     call = _Call.of(model, x, y, arguments)
-    run = Run.of(run, exact=exact)
-    if retain is not None:
-        run.retain = retain
+    opened = Run.of(run, exact=exact)
+    try:
+        if retain is not None:
+            opened.retain = retain
+        _fit(model, call, opened, checkpoint or every(epochs=1, seconds=300), exact=exact)
+    except BaseException as error:
+        _close(opened, error)
+        raise
+    if isinstance(run, str):
+        opened.close()
+    history: History = model.history
+    return history
+
+
+def _fit(model: keras.Model, call: "_Call", run: Run, when: Every, *, exact: bool) -> None:
     feed, validation = call.feed(run.seed), call.validation_feed(run.seed)
     _build(model, feed)
-    if _is_finished(run, call.epochs):
-        call.tell(f"run {run.name} is finished: its history is returned, and its final weights are in the model")
-        return _finished_history(model, run)
+    if _is_done(run, call.epochs):
+        what = "is finished" if run.finished is not None else f"is past epoch {call.epochs}"
+        call.tell(f"run {run.name} {what}: its history is returned, and its weights are in the model")
+        _put_history(model, run, call.epochs)
+        return
     _refuse_or_mark(run, findings(call.callbacks, call.data[0], feed), exact=exact)
     _tell_unknown_length(feed)
     run.check_fingerprint(exact=exact)
+    with catch() as signals:
+        plan = Plan(
+            run=run,
+            every=when,
+            signals=signals,
+            feed=feed,
+            validation=validation,
+            setup=setup_of(model, feed, validation, call.settings()),
+            on_step=lambda: _refuse_or_mark(
+                run, [*findings_in_step(model.train_function), *watch.findings()], exact=exact
+            ),
+        )
+        loop = call.loop(model, plan)
+        _start(loop, run, call, exact=exact)
+        watch = Watch(call.callbacks)
+        _train(model, loop, call, plan)
+        _finish(loop, run)
+
+
+def _close(run: Run, error: BaseException) -> None:
+    """Close after ``error``, which is the one to see."""
     try:
-        with catch() as signals:
-            plan = Plan(
-                run=run,
-                every=checkpoint or every(epochs=1, seconds=300),
-                signals=signals,
-                feed=feed,
-                validation=validation,
-                on_first_step=lambda: _refuse_or_mark(run, findings_in_step(model.train_function), exact=exact),
-            )
-            loop = call.loop(model, plan)
-            _start(loop, run, call, exact=exact)
-            _train(model, loop, call, plan)
-            _finish(loop, run)
-    except BaseException:
         run.close()
-        raise
-    history: History = model.history
-    return history
+    except ModelkeepError as second:
+        error.add_note(f"closing run {run.name} failed too: {second}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +136,8 @@ class _Call:
 
     @classmethod
     def of(cls, model: keras.Model, x: Any, y: Any, arguments: dict[str, Any]) -> "_Call":
+        if x is None:
+            raise UsageError("fit needs data: pass x, such as arrays, a tf.data.Dataset or a keras.utils.PyDataset")
         signature = inspect.signature(keras.Model.fit)
         try:
             bound = signature.bind(model, x, y, **arguments)
@@ -140,6 +165,10 @@ class _Call:
             batch_size=given.pop("batch_size"),
             rest=given,
         )
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments beside the data that decide the bits."""
+        return {"class_weight": self.class_weight, "validation_freq": self.rest["validation_freq"]}
 
     def tell(self, text: str) -> None:
         """Say something where Keras says how far it is; nothing with ``verbose=0``."""
@@ -222,6 +251,8 @@ def _tell_unknown_length(feed: Feed | None) -> None:
 
 def _build(model: keras.Model, feed: Feed | None) -> None:
     """Make every variable before anything is saved or put back: Keras makes some of them in the first step."""
+    if feed is not None and feed.source.steps == 0:
+        raise UsageError("the training data have no rows")
     if not model.compiled:
         raise UsageError("the model is not compiled; call model.compile(...) before fit")
     if feed is not None:
@@ -233,9 +264,19 @@ def _start(loop: Loop, run: Run, call: "_Call", *, exact: bool) -> None:
         loop.start_at(call.initial_epoch)
         loop.save("start", wait=True)
         return
-    tree = run.resumed[1]
-    _refuse_or_mark(run, missing_callbacks(loop.callbacks, tree["training"]["callbacks"]), exact=exact)
-    loop.resume(tree)
+    checkpoint, tree = run.resumed
+    found = changes(tree["training"].get("setup", loop.setup), loop.setup, tree)
+    at_an_end = checkpoint.reason in ("final", "fork")
+    if at_an_end:
+        for sentence in found.values():
+            call.tell(f"run {run.name} goes on with another setting: {sentence}")
+    else:
+        _refuse_or_mark(run, [f"since its last checkpoint {sentence}" for sentence in found.values()], exact=exact)
+    if at_an_end and any(path.startswith(("compile", "layers")) for path in found):
+        loop.begin_phase(tree)
+    else:
+        _refuse_or_mark(run, missing_callbacks(loop.callbacks, tree["training"]["callbacks"]), exact=exact)
+        loop.resume(tree, same_batches=not any(path.startswith("data") for path in found))
     at = loop.position
     place = "after the last batch" if at.batch and loop.is_epoch_trained else f"batch {at.batch + 1}"
     call.tell(f"run {run.name} goes on at epoch {at.epoch + 1}, {place} (step {at.step})")
@@ -270,7 +311,12 @@ def _without_finalizing(optimizer: Any) -> Iterator[None]:
 def _finish(loop: Loop, run: Run) -> None:
     tree = loop.capture() | {"continue": loop.before_the_end}
     run.save(
-        tree, step=loop.position.step, epoch=loop.position.epoch, metrics=loop.last_logs, reason="final", wait=True
+        tree,
+        step=loop.position.step,
+        epoch=loop.position.epoch,
+        metrics=loop.final_metrics(tree),
+        reason="final",
+        wait=True,
     )
     history: History = loop.model.history
     run.finish(
@@ -278,21 +324,29 @@ def _finish(loop: Loop, run: Run) -> None:
     )
 
 
-def _is_finished(run: Run, epochs: int) -> bool:
-    """Whether nothing is left to do; a final checkpoint that is damaged is made again from the one before."""
-    finished: Any = run.finished
-    if finished is None or run.resumed is None or run.resumed[0].reason != "final":
+def _is_done(run: Run, epochs: int) -> bool:
+    """Whether nothing is left to do for a call of so many epochs: it was finished, or a later call is under way.
+
+    A final checkpoint that is damaged is made again from the one before.
+    """
+    if run.resumed is None:
         return False
-    return bool(finished["stopped"] or finished["epochs"] >= epochs)
+    at, finished = Position.of(run.resumed[1]), run.finished
+    if isinstance(finished, dict) and run.resumed[0].reason == "final" and finished["stopped"]:
+        return True
+    if run.resumed[0].reason == "final":
+        return at.epoch >= epochs
+    return at.epoch > epochs or (at.epoch == epochs and at.batch > 0)
 
 
-def _finished_history(model: keras.Model, run: Run) -> History:
-    """The history of a finished run; its final weights are put into the model."""
-    finished: Any = run.finished
+def _put_history(model: keras.Model, run: Run, epochs: int) -> None:
+    """The history so far and the weights; the optimizer too, where it was this call that ended there."""
     assert run.resumed is not None
-    keras_door.load_into(model, final_variables(run.resumed[1]))
+    checkpoint, tree = run.resumed
+    is_ours = checkpoint.reason == "final" and (Position.of(tree).epoch == epochs or bool(tree["training"]["stop"]))
+    keras_door.load_into(model, final_variables(tree), parts=VARIABLES if is_ours else ("model",))
     history = History()
     history.set_model(model)
-    history.history, history.epoch = dict(finished["history"]), list(finished["epoch"])
+    history.on_train_begin()
+    restore_callbacks([history], tree["training"]["callbacks"])
     model.history = history
-    return history

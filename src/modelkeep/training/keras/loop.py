@@ -4,19 +4,27 @@ Here training is captured, put back, and stopped by a signal.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
-from keras.callbacks import CallbackList
+from keras.callbacks import CallbackList, EarlyStopping
 from keras.src.utils.python_utils import pythonify_logs
 
 from modelkeep.frameworks import keras as keras_door
 from modelkeep.training.interrupt import Signals, leave
 from modelkeep.training.keras.callbacks import prepare_callbacks, restore_callbacks
 from modelkeep.training.keras.feed import Feed
-from modelkeep.training.keras.progress import Position, State, capture, variables_to_continue
+from modelkeep.training.keras.progress import (
+    Position,
+    State,
+    capture,
+    final_variables,
+    same_arrays,
+    variables_to_continue,
+)
 from modelkeep.training.policy import Every
 from modelkeep.training.randomness import restore_generators
 from modelkeep.training.run import Run
@@ -32,7 +40,10 @@ class Plan:
     feed: Feed | None
     """The training data; None for data that open only at their beginning: checkpoints are then at epoch ends."""
     validation: Feed | None
-    on_first_step: Callable[[], None]
+    setup: State
+    """What data, model and compilation are; a resume compares it."""
+    on_step: Callable[[], None]
+    """Looks for what cannot be resumed; called after the first step and after the first epoch."""
 
 
 class Loop(CallbackList):
@@ -46,7 +57,7 @@ class Loop(CallbackList):
         super().__init__(callbacks, **keras_arguments)
         self._plan = plan
         self._saved: State | None = None
-        self._began = self._stepped = False
+        self._began = self._stepped = self._went_round = False
         self._shift = 0
         self._last_saved = (0, time.monotonic())
         self._step_logs: Any = None
@@ -57,10 +68,35 @@ class Loop(CallbackList):
         self.last_logs: Mapping[str, float] | None = None
         self.before_the_end: State = {}
 
-    def resume(self, tree: State) -> None:
-        """Go on from a checkpoint's tree; the variables are put back here, the rest when Keras has begun."""
+    @property
+    def setup(self) -> State:
+        """What this training is set up with."""
+        return self._plan.setup
+
+    def begin_phase(self, tree: State) -> None:
+        """Begin with the weights, the history and the generators of a training that has ended, and nothing else of it.
+
+        As with a second ``Model.fit`` after ``compile``: optimizer and callbacks are new.
+        """
+        training = tree["training"]
+        history = {name: state for name, state in training["callbacks"].items() if name == "History"}
+        self._saved = {"training": {**training, "callbacks": history, "data": {}, "stop": False}}
+        self.position = replace(Position.of(tree), batch=0)
+        self.last_logs = training["logs"]
+        self._last_saved = (self.position.step, time.monotonic())
+        self.model.stop_training = False
+        keras_door.load_into(self.model, final_variables(tree), parts=("model",))
+        self.before_the_end = keras_door.state_of(self.model)
+
+    def resume(self, tree: State, *, same_batches: bool = True) -> None:
+        """Go on from a checkpoint's tree; the variables are put back here, the rest when Keras has begun.
+
+        Without ``same_batches`` the place inside an epoch cannot be found: the epoch is begun again.
+        """
         self._saved = tree
         self.position = Position.of(tree)
+        if not same_batches:
+            self.position = replace(self.position, batch=0)
         self.last_logs = tree["training"]["logs"]
         self._step_logs = tree["training"].get("step_logs")
         self._last_saved = (self.position.step, time.monotonic())
@@ -87,7 +123,20 @@ class Loop(CallbackList):
         """The whole state of the training at this step."""
         feeds = {"train": self._plan.feed, "validation": self._plan.validation}
         data = {name: feed.source.state() for name, feed in feeds.items() if feed is not None}
-        return capture(self.model, self.callbacks, self.position, logs=self.last_logs, data=data)
+        state = capture(self.model, self.callbacks, self.position, logs=self.last_logs, data=data)
+        state["training"]["setup"] = self._plan.setup
+        return state
+
+    def final_metrics(self, tree: State) -> Mapping[str, float] | None:
+        """The metrics of the weights that ``tree`` ends with; none where they are not of the end of any epoch."""
+        if same_arrays(tree["model"], self.before_the_end["model"]):
+            return self.last_logs
+        stoppers = [one for one in self.callbacks if isinstance(one, EarlyStopping) and one.restore_best_weights]
+        if not stoppers or getattr(self.model.optimizer, "use_ema", False):
+            return None
+        history = self.model.history
+        at = history.epoch.index(stoppers[-1].best_epoch)
+        return {name: values[at] for name, values in history.history.items() if len(values) == len(history.epoch)}
 
     def save(
         self,
@@ -144,7 +193,7 @@ class Loop(CallbackList):
         self.position = replace(self.position, batch=done, step=self.position.step + done - self.position.batch)
         if not self._stepped:
             self._stepped = True
-            self._plan.on_first_step()
+            self._plan.on_step()
         pending = self._plan.signals.pending
         if pending is not None or self._due(epochs_ended=None):
             self._save_inside_epoch(pending, logs)
@@ -170,6 +219,10 @@ class Loop(CallbackList):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_end(epoch, logs)
         self.last_logs = pythonify_logs(logs)
+        if not self._went_round:
+            self._went_round = True
+            self._plan.on_step()
+            self._tell_unknown_metric(self.last_logs)
         self._plan.run.log(self.last_logs, step=self.position.step, epoch=epoch)
         self.position, self._shift = replace(self.position, epoch=epoch + 1, batch=0), 0
         if self.stopped or self.position.epoch == self.params["epochs"]:
@@ -203,6 +256,18 @@ class Loop(CallbackList):
             self._flush_futures()
             self.save("signal" if pending else "policy", metrics=pythonify_logs(logs), wait=pending is not None)
             self._leave_if(pending)
+
+    def _tell_unknown_metric(self, logs: Mapping[str, float]) -> None:
+        """A misspelt name would keep no best checkpoint, and nobody would know."""
+        best = self._plan.run.retain.best
+        not_yet = best is not None and best.metric.startswith("val_") and "val_loss" not in logs
+        if best is not None and best.metric not in logs and not not_yet:
+            warnings.warn(
+                f"retain(best=best({best.metric!r})): there is no such metric, so no checkpoint is the best; there are "
+                f"{', '.join(logs)}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     @property
     def _has_length(self) -> bool:

@@ -5,8 +5,8 @@
 ``training``
     the position (``epoch``, ``batch``, ``step``, ``evaluations``), ``stop`` (a callback has ended the training),
     ``logs`` (of the last epoch), ``step_logs`` (of the last batch, only where its epoch's validation is next),
-    ``callbacks``, ``generators`` (process-wide random generators), ``data`` (what a dataset holds besides its
-    position);
+    ``callbacks``, ``setup`` (what data, model and compilation are), ``generators`` (process-wide random generators),
+    ``data`` (what a dataset holds besides its position);
 ``continue``
     only in the last checkpoint of a finished run: the variables as they were before callbacks and optimizer replaced
     them at the end of training, from which more epochs go on.
@@ -17,9 +17,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras.callbacks import Callback
 
 from modelkeep.frameworks import keras as keras_door
+from modelkeep.state import flatten
 from modelkeep.training.keras.callbacks import capture_callbacks
 from modelkeep.training.randomness import capture_generators
 
@@ -74,3 +76,11 @@ def variables_to_continue(tree: State) -> State:
 def final_variables(tree: State) -> State:
     """The variables as training left them in the model."""
     return {part: tree[part] for part in VARIABLES}
+
+
+def same_arrays(one: State, other: State) -> bool:
+    """Whether two parts of a state hold the same bits."""
+    left, right = flatten(one).arrays, flatten(other).arrays
+    return left.keys() == right.keys() and all(
+        np.array_equal(left[path], right[path], equal_nan=False) for path in left
+    )
