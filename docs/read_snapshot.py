@@ -2,25 +2,20 @@
 
 import json
 import sys
-from contextlib import suppress
-from itertools import pairwise
+from pathlib import Path
 
+import ml_dtypes  # noqa: F401  numpy then knows bfloat16, float8 and their like
 import numpy as np
 import safetensors
-
-with suppress(ImportError):
-    import ml_dtypes  # noqa: F401  numpy then knows bfloat16, float8 and their like
 
 
 def read_snapshot(keep: str, snapshot: str) -> tuple[object, dict[str, np.ndarray]]:
     """Return the JSON tree, with {"$": "tensor"} where an array was, and the arrays by path."""
-    with open(f"{keep}/snapshots/{snapshot[:2]}/{snapshot}.json", encoding="utf-8") as file:
-        record = json.load(file)
-    data = {}
+    record = json.loads(Path(keep, "snapshots", snapshot[:2], f"{snapshot}.json").read_bytes())
+    data, arrays = {}, {}
     for shard in record["shards"]:
-        with open(f"{keep}/shards/{shard[:2]}/{shard}.safetensors", "rb") as file:
-            data |= {(shard, key): entry["data"] for key, entry in safetensors.deserialize(file.read())}
-    arrays = {}
+        file = Path(keep, "shards", shard[:2], f"{shard}.safetensors").read_bytes()
+        data |= {(shard, key): entry["data"] for key, entry in safetensors.deserialize(file)}
     for path, spec in record["logical"]["tensors"].items():
         raw = b"".join(data[tuple(record["pieces"][digest][:2])] for digest in spec["pieces"])
         array = texts(raw, spec) if spec["dtype"] in ("str", "bytes") else np.frombuffer(raw, spec["dtype"])
@@ -29,11 +24,10 @@ def read_snapshot(keep: str, snapshot: str) -> tuple[object, dict[str, np.ndarra
 
 
 def texts(raw: bytes, spec: dict) -> np.ndarray:
-    """An object array: for each text 8 bytes that say where it ends, then the texts."""
-    count = int(np.prod(spec["shape"]))
-    ends = [0, *np.frombuffer(raw, "<u8", count).tolist()]
-    items = (raw[8 * count :][first:past] for first, past in pairwise(ends))
-    return np.fromiter((item.decode() if spec["dtype"] == "str" else item for item in items), object, count)
+    """An object array: for each text 8 bytes that say where it ends, counted from the last of them; then the texts."""
+    ends = np.frombuffer(raw, "<u8", int(np.prod(spec["shape"])))
+    items = [raw[ends.nbytes :][first:past] for first, past in zip([0, *ends], ends, strict=False)]
+    return np.array([item.decode() if spec["dtype"] == "str" else item for item in items], object)
 
 
 if __name__ == "__main__":
