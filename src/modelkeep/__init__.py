@@ -73,7 +73,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         found: Any = getattr(import_module(_HOMES[name]), name)
     elif name in _MODULES:
-        found = import_module(_MODULES[name])
+        found = _module(name)
     elif name == "__version__":
         from modelkeep.training.environment import version
 
@@ -82,6 +82,19 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'modelkeep' has no attribute {name!r}")
     globals()[name] = found
     return found
+
+
+def _module(name: str) -> Any:
+    """Raises AttributeError where a framework is missing: `hasattr`, `help` and `inspect` take nothing else."""
+    try:
+        return import_module(_MODULES[name])
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "modelkeep":
+            raise
+        raise AttributeError(
+            f"modelkeep.{name} needs {error.name}, which is not installed; "
+            f"`pip install 'modelkeep[keras,tensorflow]'` brings it"
+        ) from error
 
 
 def __dir__() -> list[str]:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modelkeep.backend import open_backend
+from modelkeep.errors import ModelkeepError, UsageError
 from modelkeep.snapshot import Snapshot
-from modelkeep.store import GRACE_SECONDS, GcReport, Store, VerifyReport
+from modelkeep.store import GRACE_SECONDS, Checkpoint, GcReport, Store, VerifyReport
 from modelkeep.store.retention import valid_runs
 from modelkeep.training.place import default_place
 from modelkeep.training.run import Run
@@ -31,13 +32,25 @@ def open(  # noqa: A001  called as `modelkeep.open`
     Raises:
         UnknownFormat: the place is a folder of other things, or a keep of a newer version.
         NotFound: there is none, and ``create`` is False.
+        Damaged: its ``keep.json`` is not what was written, or is gone.
         StorageError: the path is a file, or cannot be read or written.
+        UsageError: ``place`` is no path, or an empty one.
 
     >>> open("memory://docs-open")
     Keep('memory://docs-open', 0 runs)
     """
-    where = default_place() if place is None else place
+    where = default_place() if place is None else _checked_place(place)
     return Keep(Store.open(open_backend(where, create=create), create=create))
+
+
+def _checked_place(place: object) -> str:
+    text = os.fspath(place) if isinstance(place, str | os.PathLike) else None
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise UsageError(
+            f"a keep is named by the path of a folder or a URL, such as './keep', not by {place!r:.80}; leave it out "
+            "for $MODELKEEP_KEEP, else ./keep"
+        )
+    return text
 
 
 class Keep:
@@ -79,28 +92,31 @@ class Keep:
         """
         return self._store.save(tree, meta=dict(meta or {}))
 
-    def load_state(self, ref: str | Ref | Snapshot, *, select: str | Sequence[str] | None = None) -> Tree:
+    def load_state(self, ref: str | Ref | Snapshot | Checkpoint, *, select: str | Sequence[str] | None = None) -> Tree:
         """Load the state that ``ref`` names; every byte is checked.
 
         Args:
-            ref: such as ``"run:cnn@last"``, ``"cnn@best:val_loss"``, a snapshot's id, or a snapshot.
+            ref: such as ``"run:cnn@last"``, ``"cnn@best:val_loss"``, a snapshot's id, or a snapshot or checkpoint.
             select: path patterns (``"model/**"``); only what they match is read.
 
         Raises:
             NotFound: there is nothing of that name, or a pattern matches nothing; close ones are listed.
+            InvalidRef: ``ref`` is no REF.
             Damaged: naming each damaged tensor; nothing is returned.
         """
         patterns = [select] if isinstance(select, str) else select
         return self._store.load(self.snapshot(ref), select=patterns)
 
-    def snapshot(self, ref: str | Ref | Snapshot) -> Snapshot:
+    def snapshot(self, ref: str | Ref | Snapshot | Checkpoint) -> Snapshot:
         """Return the record that ``ref`` names, without its tensors.
 
         >>> keep = open("memory://docs-keep-snapshot")
         >>> keep.snapshot(keep.save_state({"epoch": 3}).short).structure
         {'epoch': 3}
         """
-        return ref if isinstance(ref, Snapshot) else self._store.resolve(ref)
+        if isinstance(ref, Snapshot):
+            return ref
+        return self._store.snapshot(ref.snapshot_id) if isinstance(ref, Checkpoint) else self._store.resolve(ref)
 
     def runs(self) -> list[RunSummary]:
         """Return a summary of each run, by name; what is damaged is said in it."""
@@ -166,13 +182,20 @@ class Keep:
         return [run.name for run in valid_runs(self._store) if run.exists()]
 
     def __repr__(self) -> str:
-        count = len(self.names())
+        try:
+            count = len(self.names())
+        except ModelkeepError:
+            return f"Keep({self.url!r}, its runs cannot be listed)"
         return f"Keep({self.url!r}, {count} run{'' if count == 1 else 's'})"
 
     def _repr_html_(self) -> str:
         """The runs as a table for notebooks; all text is escaped."""
+        try:
+            runs = self.runs()
+        except ModelkeepError as error:
+            return f"<p>keep {html.escape(self.url)}: {html.escape(str(error))}</p>"
         head = "".join(f"<th>{name}</th>" for name in ("run", "state", "step", "epoch", "metrics", "saved"))
-        rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(one))}</tr>" for one in self.runs())
+        rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(one))}</tr>" for one in runs)
         return f"<table><caption>keep {html.escape(self.url)}</caption><tr>{head}</tr>{rows}</table>"
 
 

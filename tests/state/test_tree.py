@@ -93,7 +93,7 @@ class Point(typing.NamedTuple):
     ("leaf", "way_out"),
     [
         (np.longdouble(1), "float64"),
-        (np.zeros(2, np.clongdouble), "float64"),
+        (np.zeros(2, np.clongdouble), "complex128"),
         (np.zeros(2, [("a", "i4")]), "each field"),
         (np.zeros(2, "V3"), "raw bytes"),
         (np.array(["a", 1], object), "either str or bytes"),
@@ -101,7 +101,7 @@ class Point(typing.NamedTuple):
         (np.array(["\ud800"], object), "Unicode"),
         (np.array(["a"], np.dtypes.StringDType()), "astype"),
         (np.zeros(2).view(Subclass), "np.asarray"),
-        (np.ma.masked_array([1, 2], [True, False]), "np.asarray"),
+        (np.ma.masked_array([1, 2], [True, False]), "x.data and x.mask"),
         (Colour.RED, r"int\(x\)"),
         (Point(1, 2), "_asdict"),
         (collections.OrderedDict(a=1), r"dict\(x\)"),

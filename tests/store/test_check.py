@@ -1,3 +1,4 @@
+import json
 import os
 import random
 from pathlib import Path
@@ -265,6 +266,37 @@ def test_folders_that_are_symlinks_are_foreign_and_are_not_followed(keep: Path) 
     found = report(keep)
     assert set(found.foreign) == {"runs", "shards", "snapshots/ab"}
     assert found.damages  # the shards of the records cannot be had
+
+
+# What a newer version has written
+
+
+def test_a_record_of_a_newer_format_is_named_as_that_and_is_no_damage(keep: Path) -> None:
+    store = Store.open(LocalBackend(keep))
+    last = store.run("cnn").checkpoints()[0]
+    path = keep / layout.snapshot_key(last.snapshot_id)
+    document = json.loads(path.read_bytes())
+    document.pop("digest")
+    path.chmod(0o644)
+    path.write_bytes(seal({**document, "modelkeep": 2}))
+    found = report(keep)
+    assert not found.ok
+    assert found.damages == ()
+    (newer,) = found.newer
+    assert (newer.key, newer.refs) == (layout.snapshot_key(last.snapshot_id), ("run:cnn@30",))
+    assert "upgrade" in newer.what
+
+
+def test_a_node_of_a_newer_version_in_a_checkpoint_is_no_damage(keep: Path) -> None:
+    path = keep / "runs" / "cnn" / "checkpoints" / "9999999996.json"
+    document = json.loads(path.read_bytes())
+    document.pop("digest")
+    path.chmod(0o644)
+    path.write_bytes(seal({**document, "metrics": {"loss": {"$": "fraction", "value": "1/3"}}}))
+    found = report(keep)
+    assert found.damages == ()
+    assert [one.key for one in found.newer] == ["runs/cnn/checkpoints/9999999996.json"]
+    assert found.newer[0].what.count("9999999996.json") == 1
 
 
 # What is not of the keep

@@ -102,6 +102,37 @@ def test_last_passes_over_a_record_that_cannot_be_read_and_says_so(
         assert step_of(local_store, "cnn@last") == 40
 
 
+@pytest.mark.parametrize("ref", ["cnn@last", "cnn@30", "cnn@epoch:9", "cnn@best:loss"])
+def test_a_run_of_which_no_record_can_be_read_is_damaged_and_names_them(
+    local_store: Store, local_run: RunRecord, tmp_path: Path, ref: str
+) -> None:
+    paths = sorted((tmp_path / "keep" / "runs" / "cnn" / "checkpoints").iterdir())
+    for path in paths:
+        damage(path)
+    with pytest.raises(Damaged, match="all checkpoints are damaged") as caught:
+        local_store.resolve(ref)
+    assert [str(caught.value).count(path.name) for path in paths] == [1] * len(paths)
+    assert caught.value.key == f"runs/cnn/checkpoints/{paths[0].name}"
+
+
+def test_a_step_that_may_be_the_damaged_one_is_not_said_to_be_absent(
+    local_store: Store, local_run: RunRecord, tmp_path: Path
+) -> None:
+    damage(tmp_path / "keep" / "runs" / "cnn" / "checkpoints" / "9999999996.json")
+    for ref in ("cnn@30", "cnn@epoch:3", "cnn@best:loss"):
+        with pytest.raises(Damaged, match=r"it may be one of them: runs/cnn/checkpoints/9999999996\.json.*step 50"):
+            local_store.resolve(ref)
+
+
+def test_a_step_that_is_absent_is_so_whatever_tombstone_is_damaged(
+    local_store: Store, local_run: RunRecord, tmp_path: Path
+) -> None:
+    local_run.drop([1])
+    damage(tmp_path / "keep" / "runs" / "cnn" / "dropped" / "9999999998.json")
+    with pytest.raises(NotFound, match="no such checkpoint"):
+        Store.open(local_store.backend).resolve("cnn@35")
+
+
 # What is not there
 
 

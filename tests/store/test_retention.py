@@ -86,8 +86,10 @@ def test_what_stays_is_the_union_of_what_each_part_keeps(rows: Any, policy: Reta
         checkpoint(number, step, dropped, **({} if loss is None else {"loss": loss}))
         for number, (step, dropped, loss) in enumerate(sorted(rows, key=lambda row: row[0]), 1)
     ]
-    live = [one for one in made if not one.dropped]
+    there = [one for one in made if not one.dropped]
+    live = list({(one.step, repr(one.metrics)): one for one in there}.values())  # what is saved twice counts once
     gone = to_drop(made, policy)
+    assert {one.number for one in there} - {one.number for one in live} <= set(gone)
     expected = {one.number for one in live[-policy.last :]}
     if policy.every_steps:
         for multiple in range(policy.every_steps, 201, policy.every_steps):

@@ -415,6 +415,39 @@ def test_sealed_metrics_that_make_no_sense_are_damage_that_names_their_key(run: 
         run.metrics()
 
 
+def test_metrics_that_can_be_read_are_returned_when_somebody_is_told_of_the_others(
+    local_store: Store, tmp_path: Path
+) -> None:
+    run = local_store.run("cnn")
+    first = run.start_attempt({})
+    for step in (10, 20, 30):
+        run.append_metrics(first, [{"step": step, "epoch": 0, "values": {"loss": 1.0}}])
+    second = run.start_attempt({"resumed_from": {"checkpoint": 1, "step": 10}})
+    run.append_metrics(second, [{"step": 20, "epoch": 0, "values": {"loss": 2.0}}])
+    folder = tmp_path / "keep" / "runs" / "cnn" / "attempts"
+    flip(folder / "9999999998" / "metrics" / "0000000002.json")
+    told: list[str] = []
+    rows = fresh(run).metrics(on_damage=lambda key, _: told.append(key))
+    assert [(row.attempt, row.step, row.superseded) for row in rows] == [(1, 10, False), (1, 30, True), (2, 20, False)]
+    assert told == ["runs/cnn/attempts/9999999998/metrics/0000000002.json"]
+    flip(folder / "9999999998" / "start.json")
+    assert fresh(run).metrics(on_damage=lambda key, _: told.append(key)) == rows
+    assert told[1] == "runs/cnn/attempts/9999999998/start.json"
+    with pytest.raises(Damaged):
+        fresh(run).metrics()
+
+
+def test_a_metric_that_is_no_number_is_damage_that_names_its_key_once(run: RunRecord) -> None:
+    run.start_attempt({})
+    key = "runs/cnn/attempts/9999999998/metrics/0000000001.json"
+    values: dict[str, Json] = {"loss": {"$": "float", "value": "north"}}
+    run.backend.create(key, seal({"rows": [{"step": 1, "epoch": 0, "time": 0.5, "values": values}]}))
+    with pytest.raises(Damaged) as caught:
+        run.metrics()
+    assert str(caught.value).count(key) == 1
+    assert caught.value.key == key
+
+
 def test_a_checkpoint_under_another_number_is_damage(store: Store, run: RunRecord) -> None:
     attempt = run.start_attempt({})
     commit(store, run, attempt, 1)

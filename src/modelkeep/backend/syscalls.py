@@ -31,6 +31,7 @@ _WAYS_OUT = {
     errno.EFBIG: "this process may not write files that long; raise `ulimit -f`",
     errno.ENOLCK: "this file system has no locks; name a keep on a local disk",
 }
+_NO_PLACE = "nothing can be made there; name a keep on a disk, or start again if the folder was removed just now"
 _NO_ALLOCATION = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM})
 _WAY_OUT = "mend the storage and start again; checkpoints already committed are intact"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -60,7 +61,8 @@ def _explain(what: str, path: Path | str, error: OSError, wanted: int) -> str:
     if error.errno in _FULL:
         free = free_bytes(Path(path).parent)
         text += f" ({wanted:,} bytes wanted, {'an unknown number of' if free is None else f'{free:,}'} bytes free)"
-    return f"{text}; {_WAYS_OUT.get(error.errno or 0, _WAY_OUT)}"
+    is_no_place = what == "create" and error.errno == errno.ENOENT  # /proc and its like; nothing was in use yet
+    return f"{text}; {_NO_PLACE if is_no_place else _WAYS_OUT.get(error.errno or 0, _WAY_OUT)}"
 
 
 def free_bytes(folder: Path) -> int | None:

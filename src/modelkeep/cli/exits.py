@@ -4,12 +4,13 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import ParamSpec, TextIO
 
 import typer
 
-from modelkeep.errors import ModelkeepError
+from modelkeep.errors import Damaged, ModelkeepError, StorageError
 
 CLOSED_PIPE = 141
 """What a shell reports of a program that SIGPIPE ended."""
@@ -51,14 +52,57 @@ def with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
             sys.stdout.flush()
         except ModelkeepError as error:
-            print(f"modelkeep: {printable(str(error))}", file=sys.stderr)
+            _say(f"modelkeep: {printable(str(error))}")
             raise typer.Exit(error.exit_code) from None
         except BrokenPipeError:
-            # What is still in the buffer would raise once more when Python flushes it at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             raise typer.Exit(CLOSED_PIPE) from None
 
     return run
+
+
+@contextmanager
+def watched_output() -> Iterator[None]:
+    """End the process with a code and one line when the output cannot be written, be it help; none is fine too."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell: `modelkeep verify >&-` wants the code alone
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  open until the end
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+        raise SystemExit(CLOSED_PIPE) from None
+    except OSError as error:
+        if error.filename is not None:  # of a file, and not of the output
+            raise
+        _drop_output()
+        _say(f"modelkeep: could not write the output: {str(error.strerror).lower()}; send it elsewhere")
+        raise SystemExit(StorageError.exit_code) from None
+
+
+def tell_damage(damages: Iterable[str]) -> None:
+    """End a command that has shown what can be read, when there is damage.
+
+    Raises:
+        Damaged: each damage, on a line of its own.
+    """
+    told = list(damages)
+    if told:
+        raise Damaged("\n".join(told))
+
+
+def _drop_output() -> None:
+    """What is still in the buffer would raise once more when Python flushes it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(line: str) -> None:
+    """Print for a person; where nobody can listen the exit code has to do."""
+    with suppress(OSError):
+        print(line, file=sys.stderr)
 
 
 def printable(text: str) -> str:
@@ -75,7 +119,7 @@ def _show_warning(
     category: type[Warning],  # noqa: ARG001
     filename: str,  # noqa: ARG001
     lineno: int,  # noqa: ARG001
-    file: TextIO | None = None,
+    file: TextIO | None = None,  # noqa: ARG001
     line: str | None = None,  # noqa: ARG001
 ) -> None:
-    print(f"modelkeep: warning: {printable(str(message))}", file=file or sys.stderr)
+    _say(f"modelkeep: warning: {printable(str(message))}")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelkeep.cli.exits import exit_codes
+from modelkeep.cli.exits import exit_codes, tell_damage
 from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, RunArgument, find_run, open_keep
 from modelkeep.cli.output import is_terminal, print_json, print_table, shown_number, shown_time
 
@@ -29,19 +29,23 @@ def command(
     """Show metrics."""
     opened = open_keep(keep)
     record = find_run(opened, run)
-    rows = [row for row in record.metrics() if not (current and row.superseded)]
+    damages: list[str] = []
+    found = record.metrics(on_damage=lambda _, error: damages.append(str(error)))
+    rows = [row for row in found if not (current and row.superseded)]
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
     if as_json:
         print_json({"keep": opened.url, "run": record.name, "rows": [_document(row) for row in rows]})
-        return
-    if not rows:
-        if not quiet:
-            print(f"run {record.name} has no metrics yet")
-        return
-    names = list(dict.fromkeys(name for row in rows for name in row.values))
-    if quiet:
+    elif quiet:
         for name in names:
             print(name)
-        return
+    elif rows:
+        _print(record.name, names, rows)
+    elif not damages:
+        print(f"run {record.name} has no metrics yet")
+    tell_damage(damages)
+
+
+def _print(run: str, names: list[str], rows: "list[MetricRow]") -> None:
     cells = [
         (
             str(row.epoch),
@@ -54,7 +58,7 @@ def command(
         for row in rows
     ]
     numbers = {"epoch", "step", "attempt", *names}
-    print_table(f"run {record.name}", ("epoch", "step", *names, "attempt", "time", ""), cells, right=numbers)
+    print_table(f"run {run}", ("epoch", "step", *names, "attempt", "time", ""), cells, right=numbers)
     if is_terminal():
         _print_sparks(names, [row for row in rows if not row.superseded])
 

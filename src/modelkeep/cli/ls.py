@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelkeep.cli.exits import exit_codes
+from modelkeep.cli.exits import exit_codes, tell_damage
 from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, complete_runs, find_run, open_keep
 from modelkeep.cli.output import print_json, print_table, shown_bytes, shown_metrics, shown_time
-from modelkeep.errors import Damaged
 
 if TYPE_CHECKING:
     from modelkeep.keep import Keep
     from modelkeep.store import Checkpoint
+    from modelkeep.training.summary import RunSummary
 
 HELP = "List the runs, or with RUN its checkpoints, the newest first."
 EPILOG = exit_codes(3, 4, 5, 7)
@@ -37,17 +37,20 @@ def command(
 
 
 def _list_runs(keep: "Keep", *, as_json: bool, quiet: bool) -> None:
-    if quiet:
-        for name in keep.names():
-            print(name)
-        return
     runs = keep.runs()
     if as_json:
         print_json({"keep": keep.url, "runs": [asdict(one) for one in runs]})
-        return
-    if not runs:
+    elif quiet:
+        for one in runs:
+            print(one.name)
+    elif runs:
+        _print_runs(keep, runs)
+    else:
         print(f"no runs yet in {keep.url}")
-        return
+    tell_damage(f"run {one.name}: {one.damage}" for one in runs if one.damage)
+
+
+def _print_runs(keep: "Keep", runs: "list[RunSummary]") -> None:
     rows: list[tuple[str, ...]] = [
         (
             one.name,
@@ -66,9 +69,6 @@ def _list_runs(keep: "Keep", *, as_json: bool, quiet: bool) -> None:
     if all(one.exact for one in runs):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     print_table(keep.url, columns, rows, right={"checkpoints", "step", "epoch", "size"})
-    damages = [f"run {one.name}: {one.damage}" for one in runs if one.damage]
-    if damages:
-        raise Damaged("; ".join(damages))
 
 
 def _list_checkpoints(keep: "Keep", name: str, *, dropped: bool, as_json: bool, quiet: bool) -> None:
@@ -79,22 +79,19 @@ def _list_checkpoints(keep: "Keep", name: str, *, dropped: bool, as_json: bool, 
         damages.append(str(error))
 
     checkpoints = list(record.iterate_checkpoints(dropped=dropped, on_damage=on_damage))
-    _print_checkpoints(keep, record.name, checkpoints, as_json=as_json, quiet=quiet)
-    if damages:
-        raise Damaged("; ".join(damages))
-
-
-def _print_checkpoints(keep: "Keep", run: str, checkpoints: "list[Checkpoint]", *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        print_json({"keep": keep.url, "run": run, "checkpoints": [asdict(one) for one in checkpoints]})
-        return
-    if quiet:
+        print_json({"keep": keep.url, "run": record.name, "checkpoints": [asdict(one) for one in checkpoints]})
+    elif quiet:
         for one in checkpoints:
-            print(f"run:{run}@{one.step}")
-        return
-    if not checkpoints:
-        print(f"run {run} has no checkpoints yet")
-        return
+            print(f"run:{record.name}@{one.step}")
+    elif checkpoints:
+        _print_checkpoints(record.name, checkpoints)
+    elif not damages:
+        print(f"run {record.name} has no checkpoints yet")
+    tell_damage(damages)
+
+
+def _print_checkpoints(run: str, checkpoints: "list[Checkpoint]") -> None:
     rows: list[tuple[str, ...]] = [
         (
             f"run:{run}@{one.step}",

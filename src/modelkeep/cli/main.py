@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from modelkeep.cli import demo, doctor, gc, history, ls, show, verify
-from modelkeep.cli.exits import with_exit_codes
+from modelkeep.cli.exits import watched_output, with_exit_codes
+from modelkeep.cli.options import KeepOption
 
 app = typer.Typer(
     name="modelkeep",
@@ -36,13 +37,19 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
+    context: typer.Context,
+    *,
+    keep: KeepOption = None,
+    version: Annotated[  # noqa: ARG001  its callback has done it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Options of the command itself."""
+    """Options of the command itself; ``--keep`` may stand here or behind a command, which looks for it here."""
+    if keep is not None and context.invoked_subcommand == "demo":
+        raise typer.BadParameter("the demo makes a keep of its own; say with --folder where", param_hint="--keep")
 
 
 def main() -> None:
     """Run the command with the arguments of this process; ends it with a documented exit code."""
-    app(prog_name="modelkeep")
+    with watched_output():
+        app(prog_name="modelkeep")

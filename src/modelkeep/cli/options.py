@@ -23,9 +23,24 @@ def complete_runs(context: typer.Context, incomplete: str) -> list[str]:
         return []  # a shell has nowhere to show an error while a word is being typed
 
 
+def _keep_named(context: typer.Context, value: str | None) -> str | None:
+    """The keep of this command, or else the one that stands before the command: ``modelkeep --keep PATH ls``."""
+    if value is not None and not value.strip():
+        raise typer.BadParameter("the name of the keep is empty; give a path or URL, or leave the option out")
+    if value is None and context.parent is not None:
+        before: str | None = context.parent.params.get("keep")
+        return before
+    return value
+
+
 KeepOption = Annotated[
     str | None,
-    typer.Option("--keep", metavar="PATH_OR_URL", help=f"The keep; by default ${VARIABLE}, else ./keep."),
+    typer.Option(
+        "--keep",
+        metavar="PATH_OR_URL",
+        help=f"The keep; by default ${VARIABLE}, else ./keep.",
+        callback=_keep_named,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts; NaN and infinities as null.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print names only, or nothing where there are none.")]

@@ -1,18 +1,20 @@
 """``modelkeep show``: a run, or what is in a snapshot."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelkeep.cli.exits import exit_codes
+from modelkeep.cli.exits import exit_codes, tell_damage
 from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, complete_runs, find_run, open_keep
 from modelkeep.cli.output import is_terminal, print_gap, print_json, print_table, shown_bytes, shown_metrics, shown_time
 
 if TYPE_CHECKING:
     from modelkeep.keep import Keep
     from modelkeep.snapshot import Snapshot
-    from modelkeep.store import RunRecord
+    from modelkeep.store import Attempt, RunRecord
+    from modelkeep.training.summary import RunSummary
+    from modelkeep.values import Json
 
 HELP = "Show a run (RUN), or a snapshot (RUN@REV or the first digits of its id): metadata, tensors, JSON state."
 EPILOG = exit_codes(3, 4, 5, 7, 9)
@@ -42,52 +44,75 @@ def command(
 
 
 def _show_run(keep: "Keep", record: "RunRecord", *, as_json: bool, quiet: bool) -> None:
-    from modelkeep.training.plain import decode
     from modelkeep.training.summary import summarize
 
-    if quiet:
-        print(record.name)
-        return
     summary = summarize(keep.store, record.name)
-    attempts = record.attempts()
-    first, last = attempts[0].info, attempts[-1].info
-    params = decode(last.get("params")) or {}
+    attempts = record.attempts(on_damage=lambda *_: None)  # the summary tells of it
     if as_json:
-        print_json(
-            {
-                "run": record.name,
-                "state": summary.state,
-                "seed": first.get("seed"),
-                "params": params,
-                "fork": first.get("fork"),
-                "finished": decode(record.finished()),
-                "checkpoints": summary.checkpoints,
-                "nbytes": summary.nbytes,
-                "attempts": [{"number": one.number, "time": one.time, **one.info} for one in attempts],
-            }
-        )
-        return
+        print_json(_run_document(record, summary, attempts))
+    elif quiet:
+        print(record.name)
+    else:
+        _print_run(summary, attempts)
+    tell_damage([f"run {record.name}: {summary.damage}"] if summary.damage else [])
+
+
+def _run_document(record: "RunRecord", summary: "RunSummary", attempts: "list[Attempt]") -> dict[str, Any]:
+    from modelkeep.training.plain import decode
+
+    first, last = _first_and_last(attempts)
+    return {
+        "run": record.name,
+        "state": summary.state,
+        "seed": first.get("seed"),
+        "params": decode(last.get("params")) or {},
+        "fork": first.get("fork"),
+        "finished": decode(record.finished()) if summary.state == "finished" else None,
+        "checkpoints": summary.checkpoints,
+        "nbytes": summary.nbytes,
+        "attempts": [{"number": one.number, "time": one.time, **one.info} for one in attempts],
+        "damage": summary.damage,
+    }
+
+
+def _first_and_last(attempts: "list[Attempt]") -> "tuple[Mapping[str, Json], Mapping[str, Json]]":
+    """What was recorded at the start of the first and of the last attempt; nothing where no record can be read."""
+    return (attempts[0].info, attempts[-1].info) if attempts else ({}, {})
+
+
+def _print_run(summary: "RunSummary", attempts: "list[Attempt]") -> None:
+    from modelkeep.training.plain import decode
+
+    first, last = _first_and_last(attempts)
+    params = decode(last.get("params")) or {}
     about = [
         ("state", summary.state),
-        ("seed", str(first.get("seed"))),
-        ("newest checkpoint", _at(summary.step, summary.epoch)),
+        ("seed", str(first.get("seed", "unknown"))),
+        ("newest checkpoint", _newest(summary)),
         ("metrics", shown_metrics(summary.metrics)),
         ("checkpoints", f"{summary.checkpoints}, {shown_bytes(summary.nbytes)}"),
-        ("exact", "yes" if summary.exact else "no"),
+        ("exact", _exact(summary)),
         *_forked(first.get("fork")),
         *((f"params.{name}", repr(value)) for name, value in sorted(params.items())),
         *_environment(last.get("environment")),
     ]
-    print_table(f"run {record.name}", ("what", "value"), [pair for pair in about if pair[1]])
+    print_table(f"run {summary.name}", ("what", "value"), [pair for pair in about if pair[1]])
     rows = [(str(one.number), shown_time(one.time), _resumed(one.info), _where(one.info)) for one in attempts]
-    print_gap()
-    print_table("attempts", ("attempt", "started", "from", "where"), rows, right={"attempt"})
-    if summary.damage:
-        print(f"damaged: {summary.damage}")
+    if rows:
+        print_gap()
+        print_table("attempts", ("attempt", "started", "from", "where"), rows, right={"attempt"})
 
 
-def _at(step: int | None, epoch: int | None) -> str:
-    return "none yet" if step is None else f"step {step}, epoch {epoch}"
+def _newest(summary: "RunSummary") -> str:
+    if summary.step is not None:
+        return f"step {summary.step}, epoch {summary.epoch}"
+    return "none that can be read" if summary.checkpoints else "none yet"
+
+
+def _exact(summary: "RunSummary") -> str:
+    if summary.step is None and summary.checkpoints:
+        return ""  # it stands in the record that cannot be read
+    return "yes" if summary.exact else "no"
 
 
 def _forked(fork: Any) -> list[tuple[str, str]]:
@@ -118,11 +143,11 @@ def _where(info: Any) -> str:
 def _show_snapshot(snapshot: "Snapshot", limit: int | None, *, as_json: bool, quiet: bool) -> None:
     from modelkeep.state.tree import is_tensor, leaf_paths
 
-    if quiet:
-        print(snapshot.id)
-        return
     if as_json:
         print_json(_document(snapshot))
+        return
+    if quiet:
+        print(snapshot.id)
         return
     shown = ("kind", "run", "attempt", "step", "epoch", "reason", "seed", "not_exact", "parents")
     about = [("id", snapshot.id), ("state digest", snapshot.state_digest), ("size", shown_bytes(snapshot.nbytes))]

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,7 +13,7 @@ from modelkeep.cli.output import print_json, print_table, shown_bytes
 
 if TYPE_CHECKING:
     from modelkeep.keep import Keep
-    from modelkeep.store import VerifyReport
+    from modelkeep.store import Damage, VerifyReport
 
 HELP = "Read every byte of the keep and name each damaged tensor. Nothing is changed."
 EPILOG = exit_codes(3, 4, 5, 7)
@@ -25,7 +26,7 @@ def command(
     quiet: QuietOption = False,
 ) -> None:
     """Verify a keep."""
-    from modelkeep.errors import Damaged
+    from modelkeep.errors import Damaged, UnknownFormat
 
     opened = open_keep(keep)
     report = opened.verify() if quiet or as_json or not sys.stderr.isatty() else _with_progress(opened)
@@ -34,7 +35,7 @@ def command(
     elif not quiet:
         _print(opened, report)
     if not report.ok:
-        raise typer.Exit(Damaged.exit_code)
+        raise typer.Exit((Damaged if report.damages else UnknownFormat).exit_code)
 
 
 def _with_progress(keep: "Keep") -> "VerifyReport":
@@ -49,22 +50,13 @@ def _with_progress(keep: "Keep") -> "VerifyReport":
 
 
 def _document(keep: "Keep", report: "VerifyReport") -> dict[str, object]:
-    damages = [
-        {
-            "key": one.key,
-            "tensors": list(one.tensors),
-            "snapshots": list(one.snapshots),
-            "refs": list(one.refs),
-            "what": one.what,
-        }
-        for one in report.damages
-    ]
     return {
         "keep": keep.url,
         "ok": report.ok,
         "objects": report.objects,
         "nbytes": report.nbytes,
-        "damages": damages,
+        "damages": [asdict(one) for one in report.damages],
+        "newer": [asdict(one) for one in report.newer],
         "foreign": list(report.foreign),
     }
 
@@ -76,10 +68,18 @@ def _print(keep: "Keep", report: "VerifyReport") -> None:
     if report.ok:
         print(f"{keep.url}: {read}: every byte is as it was written")
         return
-    rows = [
-        (one.key, ", ".join(one.tensors), ", ".join(one.refs or (name[:8] for name in one.snapshots)), one.what)
-        for one in report.damages
-    ]
-    print_table(f"damaged in {keep.url}", ("object", "tensors", "part of", "what"), rows)
+    if report.damages:
+        rows = [(one.key, ", ".join(one.tensors), _part_of(one), one.what) for one in report.damages]
+        print_table(f"damaged in {keep.url}", ("object", "tensors", "part of", "what"), rows)
+    if report.newer:
+        newer = [(one.key, _part_of(one), one.what) for one in report.newer]
+        print_table(f"of a newer format in {keep.url}", ("object", "part of", "what"), newer)
     count = len(report.damages)
-    print(f"{keep.url}: {read}: {count} damage{'' if count == 1 else 's'}")
+    found = [f"{count} damage{'' if count == 1 else 's'}"] if count or not report.newer else []
+    if report.newer:
+        found.append(f"{len(report.newer)} of a newer format, which only a newer modelkeep can verify")
+    print(f"{keep.url}: {read}: {', '.join(found)}")
+
+
+def _part_of(found: "Damage") -> str:
+    return ", ".join(found.refs or (name[:8] for name in found.snapshots))

@@ -14,7 +14,7 @@ from rich.console import Console
 
 import modelkeep
 from modelkeep.demo.picture import draw
-from modelkeep.errors import Damaged, ModelkeepError
+from modelkeep.errors import Damaged, ModelkeepError, StorageError
 from modelkeep.keep import Keep
 from modelkeep.state.compare import differences
 
@@ -27,6 +27,7 @@ def main(folder: Path = Path("demo-out")) -> bool:
     Returns: whether every weight and the whole history are equal bit for bit, and the damage was found.
 
     Raises:
+        StorageError: ``folder`` cannot be made.
         ModelkeepError: a training process ended otherwise than it should.
     """
     console = Console()
@@ -49,7 +50,11 @@ def main(folder: Path = Path("demo-out")) -> bool:
 
 
 def _fresh(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else str(error.strerror).lower()
+        raise StorageError(f"could not make the folder {folder}: {reason}; name another with --folder") from None
     number = 1
     while (keep := folder / f"keep-{number}").exists():
         number += 1

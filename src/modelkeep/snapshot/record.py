@@ -149,14 +149,50 @@ class Snapshot:
 
     def _repr_html_(self) -> str:
         """A table for notebooks: metadata, then the first tensors; all text is escaped."""
-        rows = [(name, canonical_json(value).decode()[:200]) for name, value in sorted(self.meta.items())]
+        rows = [(name, _html_of(value)) for name, value in sorted(self.meta.items())]
         for path in list(self.tensors)[:20]:
             spec = self.tensors[path]
-            rows.append((path, f"{spec.dtype} {list(spec.shape)}, {shown_bytes(self.grid(path).nbytes)}"))
+            about = f"{spec.dtype} {list(spec.shape)}, {shown_bytes(self.grid(path).nbytes)}"
+            rows.append((path, html.escape(about)))
         if len(self.tensors) > 20:
-            rows.append(("…", f"{len(self.tensors) - 20} more tensors"))
-        body = "".join(f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in rows)
-        return f"<table><caption>{html.escape(repr(self))}</caption>{body}</table>"
+            rows.append(("…", _counted(len(self.tensors) - 20, "more tensor")))
+        title = f"snapshot {self.short}…: {_counted(len(self.tensors), 'tensor')}, {shown_bytes(self.nbytes)}"
+        return f"<table><caption>{title}</caption>{_html_rows(rows)}</table>"
+
+
+def _html_of(value: Json) -> str:
+    """JSON in a cell of a table, escaped: one line where it is short, else a list of entries that can be unfolded."""
+    if isinstance(value, dict) and "$" not in value and not all(map(_is_plain, value.values())):
+        rows = _html_rows([(name, _html_of(item)) for name, item in sorted(value.items())])
+        return f"<details><summary>{_counted(len(value), 'entry')}</summary><table>{rows}</table></details>"
+    if isinstance(value, dict) and "$" not in value:
+        text = ", ".join(f"{name} {_text_of(item)}" for name, item in sorted(value.items())) or "none"
+    elif isinstance(value, list) and all(map(_is_plain, value)):
+        text = ", ".join(map(_text_of, value)) or "none"
+    else:
+        text = _text_of(value)
+    return html.escape(text if len(text) <= 200 else f"{text[:199]}…")
+
+
+def _is_plain(value: Json) -> bool:
+    return not isinstance(value, dict | list) or (isinstance(value, dict) and "$" in value)
+
+
+def _text_of(value: Json) -> str:
+    """JSON in words: text without its quotes, and the value of a ``{"$": kind, "value": …}`` node."""
+    if isinstance(value, dict) and "$" in value:
+        value = value.get("value")
+    return value if isinstance(value, str) and value else canonical_json(value).decode()
+
+
+def _html_rows(rows: list[tuple[str, str]]) -> str:
+    """Rows of a table: names, which are escaped here, and cells, which are already."""
+    return "".join(f"<tr><td>{html.escape(name)}</td><td>{cell}</td></tr>" for name, cell in rows)
+
+
+def _counted(count: int, noun: str) -> str:
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
 
 
 def _check_version(document: Mapping[str, Json], key: str) -> None:

@@ -40,7 +40,9 @@ def as_array(leaf: object, path: str) -> Array | None:
         return None
     if type(leaf) is not np.ndarray:
         if not isinstance(leaf, np.memmap):
-            raise _refused(path, f"{type(leaf).__name__}, a subclass of numpy.ndarray", "pass np.asarray(x)")
+            is_masked = isinstance(leaf, np.ma.MaskedArray)
+            way_out = "pass x.data and x.mask as two arrays" if is_masked else "pass np.asarray(x)"
+            raise _refused(path, f"{type(leaf).__name__}, a subclass of numpy.ndarray", way_out)
         leaf = leaf.view(np.ndarray)
     _check_dtype(leaf, path)
     return leaf
@@ -55,7 +57,8 @@ def _check_dtype(array: Array, path: str) -> None:
     elif dtype.names is not None:
         raise _refused(path, f"structured dtype {dtype}", "keep each field as an array of its own")
     elif dtype.kind in "fc" and dtype.char in "gG":
-        raise _refused(path, f"dtype {dtype}, whose bits differ between machines", "pass x.astype('float64')")
+        way_out = f"pass x.astype('{'complex128' if dtype.kind == 'c' else 'float64'}'), which rounds"
+        raise _refused(path, f"dtype {dtype}, whose bits differ between machines", way_out)
     elif dtype.itemsize == 0:
         raise _refused(path, f"dtype {dtype.str}, whose items have no bytes", "pass x.astype('<U1') or 'S1'")
     elif dtype.kind not in "biufcSUmM" and dtype.type.__module__ != "ml_dtypes":

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from modelkeep.backend import Backend, Entry
-from modelkeep.errors import Damaged, InvalidName, ModelkeepError, NotFound
+from modelkeep.errors import Damaged, InvalidName, ModelkeepError, NotFound, UnknownFormat
 from modelkeep.snapshot import ShardInfo, Snapshot
 from modelkeep.snapshot.canonical import unseal
 from modelkeep.snapshot.pieces import digest
@@ -54,11 +54,13 @@ class VerifyReport:
     """Keys of files that no keep has."""
     objects: int
     nbytes: int
+    newer: tuple[Damage, ...] = ()
+    """Objects of a format that this version does not read: whole, or not, only a newer one can tell."""
 
     @property
     def ok(self) -> bool:
-        """Whether every byte is as it was written."""
-        return not self.damages
+        """Whether every byte is as it was written, as far as it can be told: False too where some can not."""
+        return not self.damages and not self.newer
 
 
 @dataclass(slots=True)
@@ -66,8 +68,13 @@ class _Findings:
     total: int
     tell: Progress | None
     damages: list[Damage] = field(default_factory=list)
+    newer: list[Damage] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     done: int = 0
+
+    def add(self, found: Damage, error: Exception | None = None) -> None:
+        """Report an object: as damaged, or by its error as of a newer format."""
+        (self.newer if isinstance(error, UnknownFormat) else self.damages).append(found)
 
     def passed(self, nbytes: int) -> None:
         """Count bytes that are behind us."""
@@ -123,7 +130,13 @@ def verify(store: "Store", on_progress: Progress | None = None) -> VerifyReport:
         _check_shard(keep, entry, findings.passed)
         findings.passed(entry.size - (findings.done - before))
     _check_unlisted(keep, {layout.shard_of(entry.key) for entry in shards})
-    return VerifyReport(tuple(findings.damages), tuple(findings.foreign), len(entries), findings.total)
+    return VerifyReport(
+        damages=tuple(findings.damages),
+        foreign=tuple(findings.foreign),
+        objects=len(entries),
+        nbytes=findings.total,
+        newer=tuple(findings.newer),
+    )
 
 
 def _printable(key: str) -> str:
@@ -151,7 +164,7 @@ def _check_record(keep: _Keep, key: str) -> None:
         if isinstance(error, NotFound) and not key.startswith(f"{layout.RUNS}/"):
             return  # deleted since it was listed; a checkpoint that still names it is told below
         named = (layout.snapshot_of(key),) if is_snapshot else ()
-        keep.findings.damages.append(Damage(key, (), named, (), _told(key, error)))
+        keep.findings.add(Damage(key, (), named, (), _told(key, error)), error)
 
 
 def _told(key: str, error: Exception) -> str:
@@ -172,10 +185,10 @@ def _check_checkpoints(keep: _Keep, run: RunRecord) -> None:
             what = "the record is gone; restore it from a copy of the keep, or go on from an older checkpoint"
             keep.findings.damages.append(Damage(key, (), (checkpoint.snapshot_id,), (ref,), what))
     _check_history(run, damaged)
-    known = {damage.key for damage in keep.findings.damages}
+    known = {found.key for found in [*keep.findings.damages, *keep.findings.newer]}
     for key, error in damaged.items():
         if key not in known:
-            keep.findings.damages.append(Damage(key, (), (), (), _told(key, error)))
+            keep.findings.add(Damage(key, (), (), (), _told(key, error)), error)
 
 
 def _check_history(run: RunRecord, damaged: dict[str, Exception]) -> None:
@@ -201,9 +214,10 @@ def _is_dropped(run: RunRecord, checkpoint: Checkpoint, damaged: Mapping[str, Ex
 
 def _name_refs(keep: _Keep) -> None:
     """Add to the damages of records the checkpoints that they hit, which are known only now."""
-    for index, damage in enumerate(keep.findings.damages):
-        refs = {ref for snapshot in damage.snapshots for ref in keep.refs.get(snapshot, [])}
-        keep.findings.damages[index] = replace(damage, refs=tuple(sorted(refs)))
+    for reported in (keep.findings.damages, keep.findings.newer):
+        for index, found in enumerate(reported):
+            refs = {ref for snapshot in found.snapshots for ref in keep.refs.get(snapshot, [])}
+            reported[index] = replace(found, refs=tuple(sorted(refs)))
 
 
 def _check_unlisted(keep: _Keep, listed: set[str]) -> None:
@@ -247,6 +261,11 @@ def _check_shard(keep: _Keep, entry: Entry, passed: Callable[[int], None]) -> No
             passed(lies.stop - lies.start if lies is not None else 0)
     except NotFound:
         _report_gone(keep, entry.key)
+    except UnknownFormat as error:
+        if holders or not keep.findings.newer:
+            _report(keep, entry.key, holders, None, str(error))
+        else:  # of one of those records, as far as anybody here can tell
+            keep.findings.add(Damage(entry.key, (), (), (), str(error)), error)
     except ModelkeepError as error:
         _report(keep, entry.key, holders, None, str(error))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modelkeep.errors import Damaged, LimitExceeded, NotFound, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.store import layout
+from modelkeep.store.documents import DAMAGE
 from modelkeep.store.retention import Best, best_of
 from modelkeep.store.runs import Checkpoint, RunRecord
 from modelkeep.values import Ref, SnapshotId
@@ -33,6 +34,7 @@ def find_checkpoint(store: "Store", ref: Ref) -> Checkpoint:
 
     Raises:
         NotFound: there is no such run or checkpoint; what there is is listed.
+        Damaged: it is not among the checkpoints that can be read, and there are some that cannot; they are named.
     """
     if ref.kind == "model":
         raise NotFound(f"{ref}: this keep holds no models; name a run: {_some(store.runs(), ref.name)}")
@@ -42,17 +44,38 @@ def find_checkpoint(store: "Store", ref: Ref) -> Checkpoint:
             f"{ref}: there is no run {ref.name} in {store.backend.url}; there is {_some(store.runs(), ref.name)}"
         )
     word, _, rest = ref.rev.partition(":")
+    damages: dict[str, Exception] = {}
+    checkpoints = run.iterate_checkpoints(on_damage=damages.__setitem__)
     if word == "last":
-        found = next(run.iterate_checkpoints(on_damage=_ignored), None)
+        found = next(checkpoints, None)
     elif word == "best":
-        found = _best(run, rest)
+        found = _best(ref, run, rest)
     else:
         wanted, of = (int(rest), "epoch") if word == "epoch" else (_number(ref), "step")
-        found = next((one for one in run.iterate_checkpoints(on_damage=_ignored) if getattr(one, of) == wanted), None)
+        found = next((one for one in checkpoints if getattr(one, of) == wanted), None)
     if found is None:
-        there = [f"step {one.step} (epoch {one.epoch})" for one in run.iterate_checkpoints(on_damage=_ignored)]
-        raise NotFound(f"{ref}: run {ref.name} has no such checkpoint; it has {_some(there)}")
+        raise _missing(ref, run)
+    for error in damages.values():
+        # An older checkpoint stands in for it, and `verify` names what is damaged.
+        warnings.warn(f"left out, since it cannot be read: {error}", RuntimeWarning, stacklevel=3)
     return found
+
+
+def _missing(ref: Ref, run: RunRecord) -> Damaged | NotFound:
+    """Why a checkpoint was not found: it is not there, or may be one of those whose records cannot be read."""
+    damages: dict[str, Exception] = {}
+    whole = run.iterate_checkpoints(on_damage=damages.__setitem__)
+    there = [f"step {one.step} (epoch {one.epoch})" for one in whole]
+    unread = [key for key in damages if key.startswith(f"{run.prefix}/checkpoints/")]
+    if not unread:
+        return NotFound(f"{ref}: run {ref.name} has no such checkpoint; it has {_some(there)}")
+    which = "some checkpoints are damaged, and it may be one of them" if there else "all checkpoints are damaged"
+    others = f"; those of {_some(there)} can be read" if there else ""
+    return Damaged(
+        f"{ref}: the records of {which}: {_some(unread)}; restore them from a copy of the keep (`modelkeep verify` "
+        f"names everything that is damaged){others}",
+        unread[0],
+    )
 
 
 def newest_good(
@@ -86,11 +109,15 @@ def newest_good(
     return None
 
 
-def _best(run: RunRecord, argument: str) -> Checkpoint | None:
+def _best(ref: Ref, run: RunRecord, argument: str) -> Checkpoint | None:
     metric, _, mode = argument.partition(":")
     if mode not in ("", "min", "max"):
         raise UsageError(f"best:{argument} ends with {mode!r:.40}; write best:{metric}:min or best:{metric}:max")
-    checkpoints = run.checkpoints()
+    try:
+        checkpoints = run.checkpoints()
+    except DAMAGE as error:
+        missing = _missing(ref, run)
+        raise (missing if isinstance(missing, Damaged) else error) from None
     found = best_of(checkpoints, Best(metric, mode or _usual_mode(metric)))
     known = sorted({name for one in checkpoints for name in one.metrics})
     if not found and metric not in known:
@@ -132,8 +159,3 @@ def _some(names: Iterable[str], close_to: str = "") -> str:
     ordered = [*close, *(name for name in listed if name not in close)]
     more = f" and {len(ordered) - 8} more" if len(ordered) > 8 else ""
     return ", ".join(ordered[:8]) + more
-
-
-def _ignored(key: str, error: Exception) -> None:
-    """A record that cannot be read: an older checkpoint stands in for it, and `verify` names what is damaged."""
-    warnings.warn(f"{key} is damaged and left out: {error}", RuntimeWarning, stacklevel=4)

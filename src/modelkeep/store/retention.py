@@ -65,7 +65,7 @@ def to_drop(checkpoints: Sequence[Checkpoint], policy: Retain) -> list[int]:
     """
     there = sorted((one for one in checkpoints if not one.dropped), key=lambda one: one.number)
     # What was saved twice at one step, and is the same by its metrics, is one: at the end of an epoch, and of the run.
-    live = list({(one.step, tuple(sorted(one.metrics.items()))): one for one in there}.values())
+    live = list({(one.step, repr(sorted(one.metrics.items()))): one for one in there}.values())
     kept = {one.number for one in live[-max(policy.last, 1) :]}
     if policy.every_steps is not None:
         first_of: dict[int, int] = {}

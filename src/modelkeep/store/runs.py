@@ -5,17 +5,26 @@ created if absent, of two writers that believe they own the run one loses, and i
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from modelkeep.backend import Backend
-from modelkeep.errors import AlreadyExists, Damaged, Fenced, LimitExceeded, ModelkeepError, NotFound, UsageError
+from modelkeep.errors import AlreadyExists, Damaged, Fenced, ModelkeepError, NotFound, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.snapshot.canonical import seal, unseal
 from modelkeep.state.leaves import decode, encode
-from modelkeep.store.documents import read_document
+from modelkeep.store.documents import (
+    DAMAGE,
+    OnDamage,
+    float_of,
+    int_of,
+    list_of,
+    making_sense,
+    mapping_of,
+    must_be,
+    read_document,
+)
 from modelkeep.store.numbering import newest_first, number_of, oldest_first
 from modelkeep.values import Json, SnapshotId, check_name
 
@@ -106,7 +115,7 @@ class RunRecord:
 
     # Attempts
 
-    def attempts(self, *, on_damage: Callable[[str, Exception], object] | None = None) -> list[Attempt]:
+    def attempts(self, *, on_damage: OnDamage | None = None) -> list[Attempt]:
         """All attempts, the first one first.
 
         ``on_damage(key, error)`` is told of one whose record cannot be read, which is then left out; without it the
@@ -119,7 +128,7 @@ class RunRecord:
         for number in sorted(self._numbers("attempts")):
             try:
                 found.append(self._attempt(number))
-            except Damaged as error:
+            except DAMAGE as error:
                 if on_damage is None:
                     raise
                 on_damage(self._attempt_key(number), error)
@@ -146,9 +155,9 @@ class RunRecord:
     def _attempt(self, number: int) -> Attempt:
         key = self._attempt_key(number)
         document = self._read(key)
-        with _making_sense(key, "the start of an attempt"):
-            _must_be(number, document["number"])
-            return Attempt(number, _float(document["time"]), _mapping(document["info"]))
+        with making_sense(key, "the start of an attempt"):
+            must_be(number, document["number"])
+            return Attempt(number, float_of(document["time"]), mapping_of(document["info"]))
 
     # Metrics
 
@@ -177,23 +186,36 @@ class RunRecord:
         except AlreadyExists:
             raise Fenced(f"{key} was written by another process; end one of the two") from None
 
-    def metrics(self) -> list[MetricRow]:
-        """The rows of all attempts in the order in which they were computed. Raises Damaged."""
-        attempts = self.attempts()
+    def metrics(self, *, on_damage: OnDamage | None = None) -> list[MetricRow]:
+        """The rows of all attempts in the order in which they were computed.
+
+        ``on_damage(key, error)`` is told of a segment of rows, or the start of an attempt, that cannot be read; the
+        other rows are returned, and what the attempt superseded is not marked. Without it the error is raised.
+
+        Raises:
+            Damaged: a record cannot be read.
+        """
+        attempts = self.attempts(on_damage=on_damage)
         rows: list[MetricRow] = []
-        for attempt in attempts:
-            bound = min((_resumed_step(later) for later in attempts if later.number > attempt.number), default=None)
-            rows += self._rows_of(attempt, bound)
+        for number in sorted(self._numbers("attempts")):
+            bound = min((_resumed_step(later) for later in attempts if later.number > number), default=None)
+            rows += self._rows_of(number, bound, on_damage)
         return rows
 
-    def _rows_of(self, attempt: Attempt, bound: int | None) -> Iterator[MetricRow]:
-        for entry in self.backend.list(f"{self._folder(attempt.number)}/metrics"):
+    def _rows_of(self, attempt: int, bound: int | None, on_damage: OnDamage | None) -> Iterator[MetricRow]:
+        for entry in self.backend.list(f"{self._folder(attempt)}/metrics"):
             if number_of(entry.key.rpartition("/")[2].removesuffix(".json")) is None:
                 continue
-            document = self._read(entry.key)
-            with _making_sense(entry.key, "a segment of metrics"):
-                rows = [_row_of(_mapping(row), attempt.number, bound) for row in _list(document["rows"])]
-            yield from rows
+            try:
+                document = self._read(entry.key)
+                with making_sense(entry.key, "a segment of metrics"):
+                    rows = [_row_of(mapping_of(row), attempt, bound) for row in list_of(document["rows"])]
+            except DAMAGE as error:
+                if on_damage is None:
+                    raise
+                on_damage(entry.key, error)
+            else:
+                yield from rows
 
     # Checkpoints
 
@@ -244,8 +266,8 @@ class RunRecord:
         self,
         *,
         dropped: bool = False,
-        on_damage: Callable[[str, Exception], object] | None = None,
-        damage: tuple[type[ModelkeepError], ...] = (Damaged, LimitExceeded),
+        on_damage: OnDamage | None = None,
+        damage: tuple[type[ModelkeepError], ...] = DAMAGE,
     ) -> Iterator[Checkpoint]:
         """Yield the checkpoints newest first, reading each as it is asked for.
 
@@ -299,9 +321,7 @@ class RunRecord:
             self._named[number] = self._checkpoint(number, dropped=False).snapshot_id
         return {self._named[number] for number in live}
 
-    def _dropped(
-        self, on_damage: Callable[[str, Exception], object] | None, damage: tuple[type[ModelkeepError], ...]
-    ) -> set[int]:
+    def _dropped(self, on_damage: OnDamage | None, damage: tuple[type[ModelkeepError], ...]) -> set[int]:
         gone: set[int] = set()
         for number in self._numbers("dropped"):
             key = self._tombstone_key(number)
@@ -316,15 +336,15 @@ class RunRecord:
     def _tombstone(self, key: str) -> frozenset[int]:
         if key not in self._tombstones:
             document = self._read(key)
-            with _making_sense(key, "a list of dropped checkpoints"):
-                self._tombstones[key] = frozenset(_int(number) for number in _list(document["numbers"]))
+            with making_sense(key, "a list of dropped checkpoints"):
+                self._tombstones[key] = frozenset(int_of(number) for number in list_of(document["numbers"]))
         return self._tombstones[key]
 
     def _checkpoint(self, number: int, *, dropped: bool) -> Checkpoint:
         key = self._checkpoint_key(number)
         document = self._read(key)
-        with _making_sense(key, "the record of a checkpoint"):
-            _must_be(number, document["number"])
+        with making_sense(key, "the record of a checkpoint"):
+            must_be(number, document["number"])
             return _checkpoint_of(document, dropped=dropped)
 
     # The end
@@ -345,8 +365,8 @@ class RunRecord:
         key = f"{self.prefix}/finished/{newest_first(number)}.json"
         document = self._read(key)
         newest = self._newest("checkpoints")
-        with _making_sense(key, "the mark of a run's end"):
-            return document["summary"] if _int(document["checkpoint"]) == newest else None
+        with making_sense(key, "the mark of a run's end"):
+            return document["summary"] if int_of(document["checkpoint"]) == newest else None
 
     # How it lies in the keep
 
@@ -408,12 +428,12 @@ def _resumed_step(attempt: Attempt) -> int:
 
 
 def _row_of(row: Mapping[str, Json], attempt: int, bound: int | None) -> MetricRow:
-    step = _int(row["step"])
+    step = int_of(row["step"])
     return MetricRow(
         attempt=attempt,
         step=step,
-        epoch=_int(row["epoch"]),
-        time=_float(row["time"]),
+        epoch=int_of(row["epoch"]),
+        time=float_of(row["time"]),
         values=_decoded(row["values"]),
         superseded=bound is not None and step > bound,
     )
@@ -439,13 +459,13 @@ def _checkpoint_of(document: Mapping[str, Json], *, dropped: bool) -> Checkpoint
     if not isinstance(snapshot, str) or not _SNAPSHOT_ID.fullmatch(snapshot):
         raise TypeError("its snapshot is no snapshot id")
     return Checkpoint(
-        number=_int(document["number"]),
+        number=int_of(document["number"]),
         snapshot_id=SnapshotId(snapshot),
-        step=_int(document["step"]),
-        epoch=_int(document["epoch"]),
+        step=int_of(document["step"]),
+        epoch=int_of(document["epoch"]),
         metrics=_decoded(document["metrics"]),
-        time=_float(document["time"]),
-        attempt=_int(document["attempt"]),
+        time=float_of(document["time"]),
+        attempt=int_of(document["attempt"]),
         reason=str(document["reason"]),
         exact=document["exact"] is True,
         dropped=dropped,
@@ -458,46 +478,6 @@ def _encoded(values: Mapping[str, float]) -> dict[str, Json]:
 
 def _decoded(values: Json) -> dict[str, float]:
     return {
-        name: _float(decode(dict(value), name) if isinstance(value, Mapping) else value)
-        for name, value in _mapping(values).items()
+        name: float_of(decode(dict(value), name) if isinstance(value, Mapping) else value)
+        for name, value in mapping_of(values).items()
     }
-
-
-@contextmanager
-def _making_sense(key: str, what: str) -> Iterator[None]:
-    """Turn what a sealed object lacks into `Damaged`: its digest proves who wrote it, not that it belongs here."""
-    try:
-        yield
-    except KeyError as error:
-        raise Damaged(f"{key} is not {what}: it has no field {error}; restore it from a copy", key) from None
-    except TypeError as error:
-        raise Damaged(f"{key} is not {what}: {error}; restore it from a copy", key) from None
-
-
-def _must_be(number: int, found: Json) -> None:
-    if found != number:
-        raise TypeError(f"its number is {found!r:.40}, and its name says {number}")
-
-
-def _mapping(value: Json) -> Mapping[str, Json]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"an object was expected, not {value!r:.40}")
-    return value
-
-
-def _list(value: Json) -> list[Json]:
-    if not isinstance(value, list):
-        raise TypeError(f"a list was expected, not {value!r:.40}")
-    return value
-
-
-def _int(value: Json) -> int:
-    if type(value) is not int:
-        raise TypeError(f"a whole number was expected, not {value!r:.40}")
-    return value
-
-
-def _float(value: object) -> float:
-    if type(value) is not int and type(value) is not float:
-        raise TypeError(f"a number was expected, not {value!r:.40}")
-    return float(value)

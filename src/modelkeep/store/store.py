@@ -19,7 +19,8 @@ from modelkeep.errors import (
     UsageError,
 )
 from modelkeep.snapshot import Snapshot
-from modelkeep.snapshot.canonical import check_json, seal, unseal
+from modelkeep.snapshot.canonical import canonical_json, check_json, parse_json, seal, unseal
+from modelkeep.snapshot.pieces import digest
 from modelkeep.state.tree import flatten
 from modelkeep.store import check, layout, sweep
 from modelkeep.store.documents import read_document
@@ -33,6 +34,8 @@ from modelkeep.values import Json, Ref, SnapshotId
 FORMAT = 1
 
 _TOKEN = re.compile(r"[0-9a-f]{16}")
+_LOOKED_AT = 1000
+"""Names of a folder that are looked at to tell whether it is of a keep."""
 
 
 class Store:
@@ -63,18 +66,13 @@ class Store:
         Raises:
             NotFound: there is none, and ``create`` is False.
             UnknownFormat: the place holds other things, or a keep of a newer format.
-            Damaged: ``keep.json`` is not what was written.
+            Damaged: ``keep.json`` is not what was written, or is gone from what looks like a keep.
         """
         try:
-            document = unseal(read_document(backend, layout.KEEP), layout.KEEP)
+            data = read_document(backend, layout.KEEP)
         except NotFound:
-            document = _create(backend, create=create)
-        version = document.get("modelkeep")
-        if version != FORMAT:
-            raise UnknownFormat(
-                f"{backend.url} is a keep of format {version}, and this version of modelkeep reads {FORMAT}; upgrade it"
-            )
-        return cls(backend, str(document["id"]))
+            data = _create(backend, create=create)
+        return cls(backend, _keep_id(backend, data))
 
     def save(
         self,
@@ -175,7 +173,7 @@ class Store:
 
     def resolve(self, ref: Ref | str) -> Snapshot:
         """Return the snapshot that a REF names. Raises InvalidRef, NotFound, Damaged."""
-        return resolve(self, Ref.parse(ref) if isinstance(ref, str) else ref)
+        return resolve(self, ref if isinstance(ref, Ref) else Ref.parse(ref))
 
     def verify(self, on_progress: check.Progress | None = None) -> check.VerifyReport:
         """Read everything and name what is damaged; see `modelkeep.store.check.verify`."""
@@ -244,17 +242,76 @@ def _checked_token(token: str) -> str:
     return token
 
 
-def _create(backend: Backend, *, create: bool) -> dict[str, Json]:
+def _create(backend: Backend, *, create: bool) -> bytes:
+    """Make an empty place a keep; returns its ``keep.json``, which another process may have been the first to make."""
     there = next(iter(backend.list("", limit=1)), None)
+    if there is not None and _was_keep(backend):
+        raise Damaged(
+            f"{backend.url} looks like a keep that has lost its {layout.KEEP}; restore that file from a copy",
+            layout.KEEP,
+        )
     if there is not None:
         raise UnknownFormat(
             f"{backend.url} is not a keep: it holds {there.key} and no {layout.KEEP}; name an empty or new place"
         )
     if not create:
         raise NotFound(f"there is no keep in {backend.url}; name one that is there, or save something into it first")
-    document: dict[str, Json] = {"modelkeep": FORMAT, "id": secrets.token_hex(16), "created": backend.now()}
+    data = seal({"modelkeep": FORMAT, "id": secrets.token_hex(16), "created": backend.now()})
     try:
-        backend.create(layout.KEEP, seal(document))
+        backend.create(layout.KEEP, data)
     except AlreadyExists:
-        return unseal(backend.read(layout.KEEP), layout.KEEP)
-    return document
+        return read_document(backend, layout.KEEP)
+    return data
+
+
+def _was_keep(backend: Backend) -> bool:
+    """Whether something lies here as only a keep has it: a folder ``runs`` alone has many an owner."""
+    folders = (layout.RUNS, layout.SNAPSHOTS, layout.SHARDS)
+    return any(layout.is_known(one.key) for folder in folders for one in backend.list(folder, limit=_LOOKED_AT))
+
+
+def _keep_id(backend: Backend, data: bytes) -> str:
+    """The id in the bytes of a ``keep.json``. Raises UnknownFormat, Damaged."""
+    try:
+        document = unseal(data, layout.KEEP)
+    except Damaged as error:
+        newer = _newer_format(data)
+        if newer is None:
+            raise _damaged_keep(backend, str(error) if data else f"{layout.KEEP} is empty") from None
+        document = {"modelkeep": newer}
+    version = document.get("modelkeep")
+    if version != FORMAT or isinstance(version, bool):
+        raise UnknownFormat(
+            f"{backend.url} is a keep of format {version!r:.40}, and this version of modelkeep reads {FORMAT}; upgrade "
+            "it"
+        )
+    found = document.get("id")
+    if not isinstance(found, str):
+        raise _damaged_keep(backend, f"{layout.KEEP} holds no id of a keep")
+    return found
+
+
+def _damaged_keep(backend: Backend, fault: str) -> Damaged:
+    fault = fault.removesuffix("; restore it from a copy")
+    return Damaged(
+        f"{backend.url} cannot be opened: {fault}; restore {layout.KEEP} from a copy of the keep; where nothing else "
+        "is there yet, delete it",
+        layout.KEEP,
+    )
+
+
+def _newer_format(data: bytes) -> int | None:
+    """The format number in a ``keep.json`` that is not sealed as format 1 has it, if it is a greater one.
+
+    A later format may be spelled or hashed otherwise. None where but for the number the seal is right: a bit flipped.
+    """
+    try:
+        document = parse_json(data)
+    except (Damaged, LimitExceeded):
+        return None
+    if not isinstance(document, dict):
+        return None
+    version, wanted = document.get("modelkeep"), document.pop("digest", None)
+    if type(version) is not int or version <= FORMAT:
+        return None
+    return None if wanted == digest(canonical_json({**document, "modelkeep": FORMAT})) else version

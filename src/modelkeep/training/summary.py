@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from modelkeep.errors import Damaged, NotFound, RunLocked, StorageError
+from modelkeep.errors import Damaged, LimitExceeded, NotFound, RunLocked, StorageError
 from modelkeep.store import WRITER, Attempt, RunRecord, Store, layout
 from modelkeep.training.run import is_open
 
@@ -19,7 +19,8 @@ class RunSummary:
 
     name: str
     state: str
-    """``"running"`` (a process has it open), ``"finished"``, ``"interrupted"`` or ``"damaged"``."""
+    """``"running"`` (a process has it open), ``"finished"``, ``"interrupted"``, or ``"damaged"`` when it has
+    checkpoints and the record of none can be read, or how it stands cannot."""
     attempts: int
     """How many processes have worked on it."""
     checkpoints: int
@@ -43,15 +44,15 @@ def summarize(store: Store, name: str) -> RunSummary:
     damage: list[str] = []
     newest, count, state = None, 0, "damaged"
 
-    def on_damage(key: str, error: Exception) -> None:
-        damage.append(f"{key}: {error}")
+    def on_damage(_: str, error: Exception) -> None:
+        damage.append(str(error))
 
     attempts = record.attempts(on_damage=on_damage)
     try:
         newest = next(record.iterate_checkpoints(on_damage=on_damage), None)
         count = record.count_checkpoints()
-        state = _state(store, record)
-    except Damaged as error:
+        state = "damaged" if count and newest is None else _state(store, record)
+    except (Damaged, LimitExceeded) as error:
         damage.append(str(error))
     return RunSummary(
         name=name,
@@ -64,7 +65,7 @@ def summarize(store: Store, name: str) -> RunSummary:
         exact=newest.exact if newest else True,
         time=newest.time if newest else None,
         nbytes=_nbytes(store, attempts),
-        damage="; ".join(damage),
+        damage="; ".join(dict.fromkeys(damage)),
     )
 
 
