@@ -48,8 +48,8 @@ def catch() -> Iterator[Signals]:
     """Hold SIGTERM and SIGINT back while the block runs: the first only sets ``signals.pending``.
 
     The loop inside looks at ``pending`` after each step, saves, and calls `leave`. A second signal ends at once: in a
-    script the process dies of it; in a notebook ``KeyboardInterrupt`` is raised where the program stands. What was
-    committed before stays whole either way. The handlers of before are put back at the end. Outside of the main
+    script, and of SIGTERM anywhere, the process dies of it; in a notebook Ctrl-C raises ``KeyboardInterrupt`` where the
+    program stands. What was committed before stays whole either way. The handlers of before are put back at the end. Outside of the main
     thread, where Python allows no handlers, nothing is held back.
 
     >>> with catch() as signals:
