@@ -49,8 +49,8 @@ def catch() -> Iterator[Signals]:
 
     The loop inside looks at ``pending`` after each step, saves, and calls `leave`. A second signal ends at once: in a
     script, and of SIGTERM anywhere, the process dies of it; in a notebook Ctrl-C raises ``KeyboardInterrupt`` where the
-    program stands. What was committed before stays whole either way. The handlers of before are put back at the end. Outside of the main
-    thread, where Python allows no handlers, nothing is held back.
+    program stands. What was committed before stays whole either way. The handlers of before are put back at the end.
+    Outside of the main thread, where Python allows no handlers, nothing is held back.
 
     >>> with catch() as signals:
     ...     signals.pending is None
