@@ -12,10 +12,11 @@ STAMP  := $(VENV)/.ready
 PYTEST_ARGS ?=
 BENCH_ARGS  ?=
 
-.PHONY: help setup demo test lint types layers check bench torture clean
+.PHONY: help setup tools demo test lint types layers check bench torture clean
 
 help:
 	@echo "make setup    build $(VENV) with pinned requirements (about 5 minutes and 3 GB; nothing the second time)"
+	@echo "make tools    what the tests of crashes use besides Python (strace, FUSE, xfs, btrfs), by apt-get; root only"
 	@echo "make demo     train, kill, resume, compare bit for bit, and draw it (under two minutes)"
 	@echo "make test     the tests, without the ones marked torture"
 	@echo "make check    lint, types, layers and test"
@@ -38,6 +39,16 @@ $(STAMP): pyproject.toml requirements/dev.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements/dev.txt --no-build-isolation -e '.[dev]'
 	@touch $(STAMP)
 	@echo "setup: done; the command is $(VENV)/bin/modelkeep"
+
+# Without these the tests that need them are skipped, each with its reason.
+TOOLS := strace fuse3 xfsprogs btrfs-progs
+tools:
+	@missing=""; \
+	for name in $(TOOLS); do dpkg -s $$name > /dev/null 2>&1 || missing="$$missing $$name"; done; \
+	if [ -n "$$missing" ]; then \
+	  echo "tools: installing$$missing"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing > /dev/null; \
+	fi
 
 demo: setup
 	@$(VENV)/bin/modelkeep demo
