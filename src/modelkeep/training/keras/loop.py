@@ -190,6 +190,8 @@ class Loop(CallbackList):
         super().on_train_batch_end(batch, logs)
         self._step_logs = logs
         done = batch + 1
+        if self._plan.feed is not None and self._plan.feed.source.steps is not None:
+            done = min(done, self._plan.feed.source.steps)  # of several steps an execution the last ones may be missing
         self.position = replace(self.position, batch=done, step=self.position.step + done - self.position.batch)
         if not self._stepped:
             self._stepped = True
