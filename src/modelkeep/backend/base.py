@@ -88,6 +88,9 @@ class Backend(Protocol):
     def create(self, key: str, data: bytes) -> None:
         """Create an object; durable on return. Raises AlreadyExists where the key is taken."""
 
+    def settle(self, key: str) -> None:
+        """Make an object durable that somebody else has created, and may have died before it was. Raises NotFound."""
+
     def writer(self, key: str, *, size_hint: int = 0) -> ObjectWriter:
         """Begin a large object of about ``size_hint`` bytes. Raises StorageError when there is no room for it."""
 

@@ -127,6 +127,13 @@ class LocalBackend:
             writer.append(memoryview(data))
             writer.commit()
 
+    def settle(self, key: str) -> None:
+        path = self._path(key)
+        with self._open(key) as descriptor, syscalls.explained("make durable", path):
+            syscalls.sync(descriptor)
+            self.make_folder(path.parent)
+            syscalls.sync_folder(path.parent)
+
     def writer(self, key: str, *, size_hint: int = 0) -> "LocalWriter":
         path = self._path(key)
         with syscalls.explained("make the folder of", path):

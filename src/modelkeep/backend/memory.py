@@ -59,6 +59,9 @@ class MemoryBackend:
                 raise AlreadyExists(f"{key} is in {self.url} already, and objects never change")
             self._place.objects[key] = (bytes(data), self.now())
 
+    def settle(self, key: str) -> None:
+        self._data(key)
+
     def writer(self, key: str, *, size_hint: int = 0) -> "MemoryWriter":  # noqa: ARG002  memory has no disk to fill
         return MemoryWriter(self, check_key(key))
 

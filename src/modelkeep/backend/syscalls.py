@@ -103,9 +103,12 @@ def open_lock(path: Path) -> int:
     """Open a lock, made if it is not there; never through a link, and nothing but a regular file."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(path, flags, 0o644)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+    except OSError:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+        raise
     return descriptor
 
 

@@ -111,8 +111,9 @@ class Store:
             )
             new = written.shards.keys() - pieces.shards.keys()
             snapshot = self._commit(written, new)
-            # Only now: a collector that had not seen our record has sentenced its shards before, or deleted them.
-            gone = self._going(snapshot.shards.keys() - new)
+            # Only now: a collector that had not seen our record has sentenced its shards before, or deleted them. New
+            # ones too: by a clock that has jumped they may look like the garbage of yesterday.
+            gone = self._going(snapshot.shards.keys())
             if not gone:
                 return snapshot
             if snapshot is not written:
@@ -207,6 +208,7 @@ class Store:
         except AlreadyExists:
             # The same state with the same metadata: the record that is there says where its pieces lie.
             snapshot = self.snapshot(snapshot.id)
+            self.backend.settle(layout.snapshot_key(snapshot.id))  # who made it may have died before it was durable
             delete_shards(self.backend, new - snapshot.shards.keys())
         except (LimitExceeded, StorageError):
             if not self._is_there(layout.snapshot_key(snapshot.id)):  # else only its durability is in doubt

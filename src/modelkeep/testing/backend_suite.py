@@ -190,6 +190,14 @@ class BackendSuite:
                 writer.commit()
             assert self.reopen(backend).read(f"large-{reserved}") == b"h" * reserved + whole
 
+    def test_what_somebody_else_created_can_be_made_durable(self, backend: Backend) -> None:
+        backend.create("a/b", b"x")
+        other = self.reopen(backend)
+        other.settle("a/b")
+        assert other.read("a/b") == b"x"
+        with pytest.raises(NotFound):
+            other.settle("a/c")
+
     def test_an_exception_inside_a_writer_aborts_it(self, backend: Backend) -> None:
         with pytest.raises(KeyboardInterrupt), backend.writer("a/big") as writer:
             writer.append(memoryview(b"body"))

@@ -1,0 +1,106 @@
+"""Courses of events that were found or thought of, each played by hand: what they broke, or could, holds."""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from modelkeep.errors import StorageError
+
+from .facts import is_tree, tree
+from .kernel import Gone
+from .places import TwinPlace
+from .power import Cut
+
+RECORD = "/snapshots/"
+
+
+@pytest.fixture
+def place() -> Iterator[TwinPlace]:
+    place = TwinPlace(random.Random(1))
+    with place.installed():
+        yield place
+
+
+def at(place: TwinPlace, verb: str, part: str, happens: Callable[[], Any]) -> None:
+    """The next call of ``verb`` on a path with ``part`` in it: something happens before it, once."""
+    kernel, done = place.kernel, []
+
+    def look(found: str, arguments: tuple[Any, ...]) -> Any:
+        kernel.next_event = kernel.steps + 1
+        if found != verb or part not in kernel._path(found, arguments) or done:
+            return None
+        done.append(True)
+        kernel.next_event = -1
+        return happens()
+
+    kernel.on_event, kernel.next_event = look, kernel.steps + 1
+
+
+def refuse(code: int = 5) -> Callable[[], Any]:
+    def act(_: Any) -> Any:
+        raise OSError(code, "the disk said no")
+
+    return lambda: act
+
+
+def die(place: TwinPlace) -> Callable[[], Any]:
+    def now() -> Any:
+        place.kernel.kill(place.kernel.process)
+        raise Gone
+
+    return now
+
+
+def loads_after_a_power_cut(place: TwinPlace, snapshot_id: str, serial: int) -> None:
+    place.kernel.power_off()
+    for _ in place.images([Cut.SOME] * 5 + [Cut.NOTHING]):
+        with place.observer() as keep:
+            assert is_tree(keep.load_state(snapshot_id), serial)
+
+
+def test_a_state_that_is_saved_again_after_its_saver_was_killed_before_the_name_was_durable(place: TwinPlace) -> None:
+    """The record is there, and only in the cache of the kernel: who is told that it is saved counts on it."""
+    keep = place.open()
+    at(place, "link", RECORD, lambda: at(place, "fsync", RECORD, die(place)))
+    with pytest.raises(Gone):
+        keep.save_state(tree(1))
+    with place.being(place.spawn("second")):
+        snapshot = place.open().save_state(tree(1))
+    loads_after_a_power_cut(place, snapshot.id, 1)
+
+
+def test_a_checkpoint_that_is_saved_again_after_its_record_could_not_be_made_durable(place: TwinPlace) -> None:
+    keep = place.open()
+    run = keep.run("cnn", capture=False)
+    at(place, "link", RECORD, lambda: at(place, "fsync", RECORD, refuse()))  # the sync after the link is the folder's
+    with pytest.raises(StorageError):
+        run.save(tree(1), step=1, epoch=0, wait=True)
+    run.save(tree(1), step=1, epoch=0, wait=True)
+    snapshot = keep.snapshot("run:cnn@last")
+    loads_after_a_power_cut(place, snapshot.id, 1)
+
+
+def test_a_clock_that_jumps_a_day_while_a_state_is_saved_costs_it_not(place: TwinPlace) -> None:
+    """A collector of another process takes the new shard, which no record holds yet, for garbage of yesterday."""
+    keep = place.open()
+    keep.save_state(tree(7))
+    other = place.spawn("collector")
+
+    def jump_and_collect() -> None:
+        place.kernel.clock += 2 * 86400
+        with place.being(other):
+            place.open().gc(dry_run=False)
+
+    at(place, "disk_usage", RECORD, jump_and_collect)
+    snapshot = keep.save_state(tree(1))
+    assert is_tree(keep.load_state(snapshot.id), 1)
+
+
+def test_a_lock_that_cannot_be_looked_at_leaves_no_file_open(place: TwinPlace) -> None:
+    keep = place.open()
+    at(place, "fstat", "/lock", refuse())
+    with pytest.raises(StorageError):
+        keep.run("cnn", capture=False)
+    assert not place.kernel.process.descriptors
