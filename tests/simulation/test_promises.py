@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from modelkeep.errors import StorageError
+from modelkeep.store import Retain
 
 from .facts import is_tree, tree
 from .kernel import Gone
@@ -96,6 +97,51 @@ def test_a_clock_that_jumps_a_day_while_a_state_is_saved_costs_it_not(place: Twi
     at(place, "disk_usage", RECORD, jump_and_collect)
     snapshot = keep.save_state(tree(1))
     assert is_tree(keep.load_state(snapshot.id), 1)
+
+
+def test_a_sentence_of_all_shards_that_nobody_serves_any_more_stops_no_save(place: TwinPlace) -> None:
+    """A collector on a full disk left it, and was killed: it stands for a day."""
+    keep = place.open()
+    keep.store.backend.create("gc/condemned/9999999998.json", b"")
+    kernel = place.kernel
+
+    def for_ever(verb: str, arguments: tuple[Any, ...]) -> None:
+        raise AssertionError("the save does not end")
+
+    kernel.on_event, kernel.next_event = for_ever, kernel.steps + 5000
+    run = keep.run("cnn", capture=False)
+    for serial in (1, 2):
+        run.save(tree(serial), step=serial, epoch=0, wait=True)
+    kernel.next_event = -1
+    assert is_tree(keep.load_state("run:cnn@last"), 2)
+    assert is_tree(keep.load_state(keep.save_state(tree(3)).id), 3)
+
+
+def test_a_tombstone_that_only_the_cache_holds_outlives_the_record_that_a_collection_deletes(place: TwinPlace) -> None:
+    """Its writer was killed before its name was durable; else a power cut brings back a checkpoint without a state."""
+    run = place.open().run("cnn", capture=False)
+    run.retain = Retain(last=1)
+    run.save(tree(10), step=10, epoch=0, wait=True)
+    at(place, "link", "/dropped/", lambda: at(place, "fsync", "/dropped", die(place)))
+    with pytest.raises(Gone):
+        run.save(tree(20), step=20, epoch=0, wait=True)
+    place.kernel.clock += 2 * 86400
+    with place.being(place.spawn("collector")):
+        place.open().gc(dry_run=False)
+    place.kernel.power_off()
+    for _ in place.images([Cut.SOME] * 20):
+        with place.observer() as keep:
+            for one in keep.store.run("cnn").checkpoints():
+                assert is_tree(keep.load_state(keep.store.snapshot(one.snapshot_id)), one.step)
+
+
+def test_of_two_that_open_a_new_place_the_one_that_comes_late_opens_what_the_other_made(place: TwinPlace) -> None:
+    def overtake() -> None:
+        with place.being(place.spawn("faster")):
+            place.open().save_state(tree(1))
+
+    at(place, "scandir", "/keep", overtake)
+    assert place.open().names() == []
 
 
 def test_a_lock_that_cannot_be_looked_at_leaves_no_file_open(place: TwinPlace) -> None:

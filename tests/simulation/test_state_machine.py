@@ -67,8 +67,8 @@ class Keeping(RuleBasedStateMachine):
     @precondition(lambda self: any(slot.opened for slot in self.world.slots))
     @rule(which=st.integers(0, 5), wait=st.booleans(), log=st.booleans(), times=st.integers(1, 4))
     def save(self, which: int, wait: bool, log: bool, times: int) -> None:
+        slot, name = self.opened(which)
         for _ in range(times):
-            slot, name = self.opened(which)
             self.world.save(slot, name, self.world.facts.next_serial(), wait=wait, log=log)
 
     @precondition(lambda self: any(slot.opened for slot in self.world.slots))

@@ -111,9 +111,8 @@ class Store:
             )
             new = written.shards.keys() - pieces.shards.keys()
             snapshot = self._commit(written, new)
-            # Only now: a collector that had not seen our record has sentenced its shards before, or deleted them. New
-            # ones too: by a clock that has jumped they may look like the garbage of yesterday.
-            gone = self._going(snapshot.shards.keys())
+            # Only now: a collector that had not seen our record has sentenced its shards before, or deleted them.
+            gone = self._going(snapshot.shards.keys() - new)
             if not gone:
                 return snapshot
             if snapshot is not written:
