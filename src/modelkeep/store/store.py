@@ -5,6 +5,7 @@ import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Any
 
 from modelkeep.backend import Backend
@@ -246,6 +247,9 @@ def _checked_token(token: str) -> str:
 def _create(backend: Backend, *, create: bool) -> bytes:
     """Make an empty place a keep; returns its ``keep.json``, which another process may have been the first to make."""
     there = next(iter(backend.list("", limit=1)), None)
+    if there is not None:
+        with suppress(NotFound):  # made since it was looked for, by another first opener
+            return read_document(backend, layout.KEEP)
     if there is not None and _was_keep(backend):
         raise Damaged(
             f"{backend.url} looks like a keep that has lost its {layout.KEEP}; restore that file from a copy",
