@@ -78,13 +78,19 @@ def unmount(folder: Path) -> None:
 
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """A folder in memory: an image that is synced to a disk would take the disk's time, thousands of times."""
+    """A folder in memory: an image that is synced to a disk would take the disk's time, thousands of times.
+
+    What is mounted in it goes with it; should this process be killed, a watcher that then meets the end of its input
+    takes all of it away.
+    """
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        unmount(folder)
+    clear = 'cat > /dev/null; if mountpoint -q "$0"; then umount --recursive --lazy "$0"; fi'
+    with subprocess.Popen(["sh", "-c", clear, str(folder)], stdin=subprocess.PIPE, start_new_session=True):
+        try:
+            yield folder
+        finally:
+            unmount(folder)
 
 
 @contextmanager
