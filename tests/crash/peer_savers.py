@@ -103,7 +103,9 @@ class BackupAndRestore(Keras):
     def callback(self, number: int) -> Any:
         """The callback as ``fit`` has it, with a model of a version."""
         found = self.keras.callbacks.BackupAndRestore(str(self.folder / "backup"))
-        found.set_model(self.model(number))
+        model = self.model(number)
+        model.compile("sgd", "mse")
+        found.set_model(model)
         return found
 
     def save(self, number: int) -> None:
@@ -194,7 +196,8 @@ class TensorFlow(Saver):
         import tensorflow as tf
 
         self.variables = {name: tf.Variable(array) for name, array in version(3).items()}
-        tf.train.Checkpoint(**self.variables).read(str(self.folder / "tf" / "ckpt-1")).assert_consumed()
+        status = tf.train.Checkpoint(**self.variables).restore(str(self.folder / "tf" / "ckpt-1"))
+        status.assert_existing_objects_matched()
         return self.arrays()
 
 
@@ -270,13 +273,13 @@ def found_in(saver: Saver) -> str:
         if found is not None:
             return _version_of(found)
         trouble = "it starts from nothing"
-    except Exception as error:  # noqa: BLE001  whatever another library raises when it cannot load
+    except BaseException as error:  # noqa: BLE001  whatever is raised; that of torch DCP is no Exception
         trouble = f"{type(error).__name__}: {str(error)[:200]}"
     try:
         older = saver.load_older()
         if older is not None and _version_of(older) == "old":
             return f"older: {trouble}"
-    except Exception:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001  the older one is lost too
         pass
     return f"lost: {trouble}"
 
