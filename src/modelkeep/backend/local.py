@@ -344,7 +344,7 @@ class LocalWriter:
                 self._descriptor = syscalls.open_new(self._temporary)
         self._allocated = 0
         self._stream: DirectStream | None = None
-        self._may_stream = True
+        self._may_stream = self._may_run_ahead = True
         if size_hint >= _LARGE:
             self._allocate(size_hint)
 
@@ -359,7 +359,7 @@ class LocalWriter:
         if self._stream is None:
             self._write(self._end - len(data), data)
             return offset
-        if self._end > self._allocated:
+        if self._may_run_ahead and self._end > self._allocated:
             self._allocate(max(self._end, self._allocated + _RUN), hint=True)
         with syscalls.explained("write", self._path, wanted=len(data)):
             self._stream.append(data)
@@ -374,7 +374,7 @@ class LocalWriter:
             with syscalls.explained("write", self._path, wanted=self._end, passing=FileExistsError):
                 if self._stream is not None:
                     self._stream.close()
-                if self._allocated > self._end:
+                if self._allocated > self._end or self._stream is not None:
                     syscalls.truncate(descriptor, self._end)
                 syscalls.protect(descriptor)
                 syscalls.sync(descriptor)
@@ -413,7 +413,10 @@ class LocalWriter:
         return self._descriptor
 
     def _allocate(self, size: int, *, hint: bool = False) -> None:
-        """Have room set aside. With ``hint`` more than is known to be needed: where that is not there, never mind."""
+        """Have room set aside. With ``hint`` more than is known to be needed: where that is not there, never mind.
+
+        What a failed allocation has taken all the same (ext4 keeps it, and the file is as long then) is given back.
+        """
         try:
             with syscalls.explained("write", self._path, wanted=size):
                 syscalls.allocate(self._opened, size)
@@ -421,6 +424,9 @@ class LocalWriter:
             if not hint:
                 self.abort()
                 raise
+            self._may_run_ahead = False
+            with syscalls.explained("write", self._path):
+                syscalls.truncate(self._opened, self._end)
         else:
             self._allocated = size
 
@@ -455,7 +461,8 @@ def _let_go(path: Path, held: _Held) -> None:
     if held.count == 0 and held.descriptor >= 0:
         if _LOCKS.held.get(str(path)) is held:
             del _LOCKS.held[str(path)]
-        syscalls.close(held.descriptor)
+        with suppress(OSError):  # the kernel lets go of it all the same, and nothing was written
+            syscalls.close(held.descriptor)
 
 
 def _take_lock(path: Path, key: str) -> int:
