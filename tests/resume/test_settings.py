@@ -251,3 +251,29 @@ def test_the_users_own_error_is_the_one_that_is_seen(tmp_path: Path, monkeypatch
     with pytest.raises(Killed) as caught:
         fit(tmp_path, model(), run=run, callbacks=[Kill()])
     assert "the disk is full" in caught.value.__notes__[0]
+
+
+def test_no_epochs_at_all_is_a_run_that_may_be_given_some(tmp_path: Path) -> None:
+    keep = tmp_path / "keep"
+    assert fit(keep, model(), epochs=0).epoch == []
+    assert fit(keep, model(), epochs=1).epoch == [0]
+
+
+def test_a_phase_begins_also_where_a_callback_has_ended_the_one_before(tmp_path: Path) -> None:
+    stop = keras.callbacks.EarlyStopping("loss", patience=0, min_delta=99)
+    run = mk.open(tmp_path / "keep").run("r", seed=1)
+    built = model()
+    assert fit(tmp_path, built, run=run, epochs=9, callbacks=[stop]).epoch == [0, 1]
+    assert fit(tmp_path, built, run=run, epochs=9, callbacks=[stop]).epoch == [0, 1]
+    built.compile("sgd", "mae")
+    assert fit(tmp_path, built, run=run, epochs=4).epoch == [0, 1, 2, 3]
+
+
+def test_weights_that_another_callback_put_in_at_the_end_have_no_metrics(tmp_path: Path) -> None:
+    class Zero(keras.callbacks.Callback):
+        def on_train_end(self, logs: Any = None) -> None:
+            self.model.set_weights([one * 0 for one in self.model.get_weights()])
+
+    stop = keras.callbacks.EarlyStopping("loss", restore_best_weights=True)
+    fit(tmp_path / "keep", model(), callbacks=[stop, Zero()], initial_epoch=1)
+    assert saved(tmp_path / "keep")[0][1:] == ("final", {})

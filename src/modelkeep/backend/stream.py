@@ -73,22 +73,23 @@ class DirectStream:
         """Return when all bytes are written; what fills no block goes the plain way."""
         try:
             while self._under_way:
-                self._wait_for_one()
+                self._buffers.give_back(self._wait_for_one())
             whole = self._filled - self._filled % BLOCK
             if whole:
                 self._write(self._buffer, self._offset, whole)
             syscalls.write(self._descriptor, self._buffer[whole : self._filled], self._offset + whole)
+            self._buffers.give_back(self._buffer)
         finally:
             self.abort()
 
     def abort(self) -> None:
-        """Write no more. Nothing when it was closed."""
+        """Write no more. Nothing when it was closed.
+
+        The buffers go with the stream: after an error nobody can tell whose they are, and two must not share one.
+        """
         self._threads.close()
-        for _, buffer in self._under_way:
-            self._buffers.give_back(buffer)
         self._under_way.clear()
         if self._direct >= 0:
-            self._buffers.give_back(self._buffer)
             syscalls.close(self._direct)
             self._direct = -1
 

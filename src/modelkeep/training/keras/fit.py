@@ -84,7 +84,8 @@ def fit(
 def _fit(model: keras.Model, call: "_Call", run: Run, when: Every, *, exact: bool) -> None:
     feed, validation = call.feed(run.seed), call.validation_feed(run.seed)
     _build(model, feed)
-    if _is_done(run, call.epochs):
+    setup = setup_of(model, feed, validation, call.settings())
+    if _is_done(run, call.epochs, setup):
         what = "is finished" if run.finished is not None else f"is past epoch {call.epochs}"
         call.tell(f"run {run.name} {what}: its history is returned, and its weights are in the model")
         _put_history(model, run, call.epochs)
@@ -92,6 +93,7 @@ def _fit(model: keras.Model, call: "_Call", run: Run, when: Every, *, exact: boo
     _refuse_or_mark(run, findings(call.callbacks, call.data[0], feed), exact=exact)
     _tell_unknown_length(feed)
     run.check_fingerprint(exact=exact)
+    watch = Watch(call.callbacks)
     with catch() as signals:
         plan = Plan(
             run=run,
@@ -99,14 +101,13 @@ def _fit(model: keras.Model, call: "_Call", run: Run, when: Every, *, exact: boo
             signals=signals,
             feed=feed,
             validation=validation,
-            setup=setup_of(model, feed, validation, call.settings()),
+            setup=setup,
             on_step=lambda: _refuse_or_mark(
                 run, [*findings_in_step(model.train_function), *watch.findings()], exact=exact
             ),
         )
         loop = call.loop(model, plan)
         _start(loop, run, call, exact=exact)
-        watch = Watch(call.callbacks)
         _train(model, loop, call, plan)
         _finish(loop, run)
 
@@ -265,14 +266,14 @@ def _start(loop: Loop, run: Run, call: "_Call", *, exact: bool) -> None:
         loop.save("start", wait=True)
         return
     checkpoint, tree = run.resumed
-    found = changes(tree["training"].get("setup", loop.setup), loop.setup, tree)
+    found = _changed(tree, loop.setup)
     at_an_end = checkpoint.reason in ("final", "fork")
     if at_an_end:
         for sentence in found.values():
             call.tell(f"run {run.name} goes on with another setting: {sentence}")
     else:
         _refuse_or_mark(run, [f"since its last checkpoint {sentence}" for sentence in found.values()], exact=exact)
-    if at_an_end and any(path.startswith(("compile", "layers")) for path in found):
+    if at_an_end and _is_compiled_anew(found):
         loop.begin_phase(tree)
     else:
         _refuse_or_mark(run, missing_callbacks(loop.callbacks, tree["training"]["callbacks"]), exact=exact)
@@ -324,18 +325,27 @@ def _finish(loop: Loop, run: Run) -> None:
     )
 
 
-def _is_done(run: Run, epochs: int) -> bool:
+def _changed(tree: Any, setup: dict[str, Any]) -> dict[str, str]:
+    """What is set up otherwise than when ``tree`` was saved; nothing where that was not recorded yet."""
+    return changes(tree["training"].get("setup", setup), setup, tree)
+
+
+def _is_compiled_anew(found: dict[str, str]) -> bool:
+    return any(path.startswith(("compile", "layers")) for path in found)
+
+
+def _is_done(run: Run, epochs: int, setup: dict[str, Any]) -> bool:
     """Whether nothing is left to do for a call of so many epochs: it was finished, or a later call is under way.
 
     A final checkpoint that is damaged is made again from the one before.
     """
     if run.resumed is None:
         return False
-    at, finished = Position.of(run.resumed[1]), run.finished
-    if isinstance(finished, dict) and run.resumed[0].reason == "final" and finished["stopped"]:
-        return True
-    if run.resumed[0].reason == "final":
-        return at.epoch >= epochs
+    checkpoint, tree = run.resumed
+    at = Position.of(tree)
+    if checkpoint.reason == "final":
+        stopped = tree["training"]["stop"] and not _is_compiled_anew(_changed(tree, setup))
+        return run.finished is not None and (bool(stopped) or at.epoch >= epochs)
     return at.epoch > epochs or (at.epoch == epochs and at.batch > 0)
 
 

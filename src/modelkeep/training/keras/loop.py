@@ -14,6 +14,7 @@ from keras.callbacks import CallbackList, EarlyStopping
 from keras.src.utils.python_utils import pythonify_logs
 
 from modelkeep.frameworks import keras as keras_door
+from modelkeep.state import differences
 from modelkeep.training.interrupt import Signals, leave
 from modelkeep.training.keras.callbacks import prepare_callbacks, restore_callbacks
 from modelkeep.training.keras.feed import Feed
@@ -22,7 +23,6 @@ from modelkeep.training.keras.progress import (
     State,
     capture,
     final_variables,
-    same_arrays,
     variables_to_continue,
 )
 from modelkeep.training.policy import Every
@@ -107,6 +107,7 @@ class Loop(CallbackList):
     def start_at(self, epoch: int) -> None:
         """Begin a fresh training at ``epoch``, as ``initial_epoch`` asks."""
         self.position = Position(epoch=epoch)
+        self.before_the_end = keras_door.state_of(self.model)  # also where no epoch is left to train
 
     @property
     def stopped(self) -> bool:
@@ -129,14 +130,20 @@ class Loop(CallbackList):
 
     def final_metrics(self, tree: State) -> Mapping[str, float] | None:
         """The metrics of the weights that ``tree`` ends with; none where they are not of the end of any epoch."""
-        if same_arrays(tree["model"], self.before_the_end["model"]):
+        if not differences(tree["model"], self.before_the_end["model"]):
             return self.last_logs
-        stoppers = [one for one in self.callbacks if isinstance(one, EarlyStopping) and one.restore_best_weights]
-        if not stoppers or getattr(self.model.optimizer, "use_ema", False):
-            return None
         history = self.model.history
-        at = history.epoch.index(stoppers[-1].best_epoch)
-        return {name: values[at] for name, values in history.history.items() if len(values) == len(history.epoch)}
+        for stopper in self.callbacks:
+            if isinstance(stopper, EarlyStopping) and stopper.best_epoch in history.epoch and self._has_best(stopper):
+                at = history.epoch.index(stopper.best_epoch)
+                rows = history.history.items()
+                return {name: values[at] for name, values in rows if len(values) == len(history.epoch)}
+        return None
+
+    def _has_best(self, stopper: EarlyStopping) -> bool:
+        """Whether the model has the best weights that the callback holds: others may have changed them since."""
+        best = stopper.best_weights if stopper.restore_best_weights else None
+        return best is not None and not differences(list(best), self.model.get_weights())
 
     def save(
         self,

@@ -17,11 +17,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
-import numpy as np
 from keras.callbacks import Callback
 
 from modelkeep.frameworks import keras as keras_door
-from modelkeep.state import flatten
 from modelkeep.training.keras.callbacks import capture_callbacks
 from modelkeep.training.randomness import capture_generators
 
@@ -76,11 +74,3 @@ def variables_to_continue(tree: State) -> State:
 def final_variables(tree: State) -> State:
     """The variables as training left them in the model."""
     return {part: tree[part] for part in VARIABLES}
-
-
-def same_arrays(one: State, other: State) -> bool:
-    """Whether two parts of a state hold the same bits."""
-    left, right = flatten(one).arrays, flatten(other).arrays
-    return left.keys() == right.keys() and all(
-        np.array_equal(left[path], right[path], equal_nan=False) for path in left
-    )
