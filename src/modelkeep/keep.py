@@ -12,7 +12,7 @@ from modelkeep.snapshot import Snapshot
 from modelkeep.store import GRACE_SECONDS, Checkpoint, GcReport, Store, VerifyReport
 from modelkeep.store.retention import valid_runs
 from modelkeep.training.place import default_place
-from modelkeep.training.run import Run
+from modelkeep.training.run import Run, wait_for_saves
 from modelkeep.training.start import Request
 from modelkeep.training.summary import RunSummary, summarize
 from modelkeep.values import Json, Ref
@@ -171,10 +171,14 @@ class Keep:
     def gc(self, *, dry_run: bool = True, grace: float = GRACE_SECONDS) -> GcReport:
         """Remove what nothing names, if it is older than a day and than ``grace`` seconds; by default only say it.
 
+        Where this process has runs open, call it from the thread that trains: it waits for what they are saving.
+
         Raises:
             RunLocked: a run is being written; collect when it has ended. A dry run does not mind.
             Damaged: a record cannot be read: it could name anything, so nothing is removed.
         """
+        if not dry_run:
+            wait_for_saves(self._store)
         return self._store.gc(dry_run=dry_run, grace=grace)
 
     def names(self) -> list[str]:

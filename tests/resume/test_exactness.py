@@ -168,6 +168,37 @@ def test_a_finished_run_returns_its_history_and_weights_at_once(tmp_path: Path) 
         assert one.tobytes() == other.tobytes()
 
 
+def test_a_finished_run_gives_callbacks_what_they_ended_with(tmp_path: Path) -> None:
+    class Counter(keras.callbacks.Callback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen = 0
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.seen += 1
+
+        def get_state(self) -> Any:
+            return {"seen": self.seen}
+
+        def set_state(self, state: Any) -> None:
+            self.seen, self.of = state["seen"], self.model
+
+    def train(epochs: int) -> tuple[Any, ...]:
+        model, own = dense(), keras.callbacks.History()
+        stopper, counter = keras.callbacks.EarlyStopping("loss", patience=9), Counter()
+        run = mk.open(tmp_path / "keep").run("r")
+        told = mk.keras.fit(model, X, Y + 1, run=run, epochs=epochs, verbose=0, callbacks=[own, stopper, counter])
+        assert told is own
+        assert getattr(counter, "of", model) is model
+        return told.history, stopper.best, stopper.wait, counter.seen
+
+    assert train(3) == train(3)
+    assert train(3)[3] > 0
+    longer = train(5)
+    assert len(longer[0]["loss"]) == 5
+    assert train(5) == longer
+
+
 def test_more_epochs_go_on_as_if_they_had_been_asked_for_at_once(tmp_path: Path) -> None:
     keep = mk.open(tmp_path / "keep")
 

@@ -1,9 +1,9 @@
 """Which checkpoints of a run stay, and how the space of the others is freed.
 
 A shard is removed in four steps: it is condemned (an object that says so is created), all snapshots are listed anew,
-those shards that any of them holds are kept and the rest is deleted, and the sentence is lifted. A writer that reuses
-pieces of an older snapshot looks *after* its own record is durable whether their shards are condemned or gone: either
-its record was in the listing, or it sees that and writes the pieces again. No clock is in it.
+those shards that any of them holds are kept and the rest is deleted, and the sentence is lifted. A writer looks *after*
+its own record is durable whether shards that it needs are condemned or gone: either its record was in the listing, or
+it sees that and writes the pieces again. No clock is in it.
 """
 
 import math
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
+from modelkeep.backend import Entry
 from modelkeep.errors import AlreadyExists, Damaged, InvalidName, LimitExceeded, NotFound, StorageError, UnknownFormat
 from modelkeep.snapshot.canonical import seal, unseal
 from modelkeep.store import layout
@@ -141,19 +142,28 @@ def _condemn(store: "Store", shards: set[str]) -> str:
 def condemned(store: "Store") -> set[str]:
     """The shards that a collector has sentenced; a writer that reused one of them must write its pieces again."""
     found: set[str] = set()
-    for entry in store.backend.list(layout.CONDEMNED):
-        if _number(entry.key) is None:
-            continue
-        try:
-            shards = unseal(read_document(store.backend, entry.key), entry.key).get("shards")
-        except NotFound:
-            continue  # lifted since it was listed: its shards are gone, which the writer sees
-        except (Damaged, LimitExceeded):
-            shards = None
-        if not isinstance(shards, list):  # it may name any shard
+    for sentence in sentences(store):
+        named = shards_named(store, sentence)
+        if named is None:
             return {layout.shard_of(one.key) for one in store.backend.list(layout.SHARDS)}
-        found |= {str(shard) for shard in shards}
+        found |= named
     return found
+
+
+def sentences(store: "Store") -> set[Entry]:
+    """The sentences that stand. A number may be used again, and then what stands there is another entry."""
+    return {entry for entry in store.backend.list(layout.CONDEMNED) if _number(entry.key) is not None}
+
+
+def shards_named(store: "Store", sentence: Entry) -> set[str] | None:
+    """The shards that are sentenced; None where that cannot be read: it may be any shard that was there."""
+    try:
+        shards = unseal(read_document(store.backend, sentence.key), sentence.key).get("shards")
+    except NotFound:
+        return set()  # lifted since it was listed: its shards are gone, which the writer sees
+    except (Damaged, LimitExceeded):
+        return None
+    return {str(shard) for shard in shards} if isinstance(shards, list) else None
 
 
 def valid_runs(store: "Store") -> Iterator[RunRecord]:

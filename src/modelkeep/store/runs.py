@@ -93,6 +93,8 @@ class RunRecord:
     _segments: int = field(default=0, init=False)
     _tombstones: dict[str, frozenset[int]] = field(default_factory=dict, init=False, repr=False)
     """What each tombstone says, by key: they never change, and a long run has thousands."""
+    _settled: str = field(default="", init=False, repr=False)
+    """The newest tombstone that is durable, as far as we know."""
     _named: dict[int, SnapshotId] = field(default_factory=dict, init=False, repr=False)
     """The snapshot of each checkpoint that was read once, by number."""
 
@@ -303,12 +305,25 @@ class RunRecord:
         gone = {one for number in tombstones for one in self._tombstone(self._tombstone_key(number))}
         wanted = sorted(set(numbers) - gone)
         if not wanted:
+            self.settle_dropped()
             return
         if self._newest("checkpoints") in wanted:
             raise UsageError(f"run {self.name}: checkpoint {wanted[-1]} is the newest, from which the run goes on")
+        self.settle_dropped()
         key = self._tombstone_key(max(tombstones, default=0) + 1)
         self.backend.create(key, seal({"numbers": list(wanted)}))
         self._tombstones[key] = frozenset(wanted)
+        self._settled = key
+
+    def settle_dropped(self) -> None:
+        """Make durable what was let go: who did may have been killed before. What is then deleted stays let go.
+
+        One look suffices: whoever makes a tombstone has settled the one before.
+        """
+        newest = self._newest("dropped")
+        if newest and self._settled != (key := self._tombstone_key(newest)):
+            self.backend.settle(key)
+            self._settled = key
 
     def dropped(self) -> set[int]:
         """The numbers of the checkpoints that were let go. Raises Damaged."""

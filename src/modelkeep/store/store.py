@@ -8,10 +8,9 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import Any
 
-from modelkeep.backend import Backend
+from modelkeep.backend import Backend, Entry
 from modelkeep.errors import (
     AlreadyExists,
-    Conflict,
     Damaged,
     LimitExceeded,
     NotFound,
@@ -27,7 +26,7 @@ from modelkeep.store import check, layout, sweep
 from modelkeep.store.documents import read_document
 from modelkeep.store.load import read_state
 from modelkeep.store.resolve import resolve
-from modelkeep.store.retention import condemned
+from modelkeep.store.retention import condemned, sentences, shards_named
 from modelkeep.store.runs import RunRecord
 from modelkeep.store.save import Donor, delete_shards, write_state
 from modelkeep.values import Json, Ref, SnapshotId
@@ -35,6 +34,9 @@ from modelkeep.values import Json, Ref, SnapshotId
 FORMAT = 1
 
 _TOKEN = re.compile(r"[0-9a-f]{16}")
+_COPY = "modelkeep.copy"
+"""In the metadata of a state that was saved again while what it had left before was being collected."""
+
 _LOOKED_AT = 1000
 """Names of a folder that are looked at to tell whether it is of a keep."""
 
@@ -88,7 +90,8 @@ class Store:
 
         Args:
             tree: nested dicts, lists and tuples of arrays and JSON values; see `modelkeep.state`.
-            meta: JSON that describes it; part of the snapshot's id.
+            meta: JSON that describes it; part of the snapshot's id. Where an equal state with equal metadata is there
+                and its shards are just being collected, or gone, ``"modelkeep.copy"`` is added: a snapshot of its own.
             writer: 16 hexadecimal digits under which the shards are named; by default those of this object.
             donor: a snapshot whose pieces are not written again where they are the same.
             unchanged: paths of arrays that are bit for bit those of ``donor``: they are not even read.
@@ -96,7 +99,6 @@ class Store:
         Raises:
             UnsupportedState: a leaf that cannot be kept bit for bit, by its path.
             UsageError: ``meta`` is not JSON, or ``writer`` is no token.
-            Conflict: the same state with the same metadata is being collected at this moment.
             LimitExceeded: the JSON of the state would be too large to be read again.
             StorageError: the storage refused; what was there before is intact.
         """
@@ -106,6 +108,7 @@ class Store:
         state = flatten(tree)
         avoid = condemned(self) if donor is not None else set()
         while True:
+            before = sentences(self)
             pieces = Donor.of(donor, without=avoid, unchanged=unchanged)
             written = write_state(
                 self.backend, state, described, name_shard=lambda: self._next_shard(token), donor=pieces
@@ -113,17 +116,15 @@ class Store:
             new = written.shards.keys() - pieces.shards.keys()
             snapshot = self._commit(written, new)
             # Only now: a collector that had not seen our record has sentenced its shards before, or deleted them.
-            gone = self._going(snapshot.shards.keys() - new)
+            gone = self._going(snapshot.shards.keys(), new & snapshot.shards.keys(), before)
             if not gone:
                 return snapshot
-            if snapshot is not written:
-                raise Conflict(
-                    f"snapshot {snapshot.short} of this state and metadata is there, but shard {min(gone)} is being "
-                    "collected, or gone; save with other metadata, or run `modelkeep verify`"
-                )
             avoid |= gone
-            self.delete_snapshot(snapshot.id)
-            delete_shards(self.backend, new)
+            if snapshot is written:
+                self.delete_snapshot(snapshot.id)
+                delete_shards(self.backend, new)
+            else:  # another's record, which is not ours to delete: somebody may count on it
+                described = _another_copy(described)
 
     def load(
         self,
@@ -217,12 +218,17 @@ class Store:
         self._shards_of[snapshot.id] = frozenset(snapshot.shards)
         return snapshot
 
-    def _going(self, shards: AbstractSet[str]) -> set[str]:
-        """Those of the shards that are condemned or gone."""
-        if not shards:
-            return set()
-        sentenced = condemned(self)  # before the look at what is there: a sentence ends after the deletion
-        return {shard for shard in shards if shard in sentenced or not self._is_there(layout.shard_key(shard))}
+    def _going(self, shards: AbstractSet[str], new: AbstractSet[str], before: AbstractSet[Entry]) -> set[str]:
+        """Those of the shards that are condemned or gone.
+
+        ``new`` ones too: by a clock that has jumped they look like the garbage of yesterday. A sentence without words
+        is one of every shard that was there then, so where it stood ``before`` the new ones they are not meant.
+        """
+        going: set[str] = set()
+        for sentence in sentences(self):  # before the look at what is there: a sentence ends after the deletion
+            named = shards_named(self, sentence)
+            going |= shards & named if named is not None else shards - (new if sentence in before else set())
+        return going | {shard for shard in shards - going if not self._is_there(layout.shard_key(shard))}
 
     def _is_there(self, key: str) -> bool:
         try:
@@ -242,6 +248,12 @@ def _checked_token(token: str) -> str:
     if not _TOKEN.fullmatch(token):
         raise UsageError(f"a writer is named by 16 lower-case hexadecimal digits, not {token!r:.60}")
     return token
+
+
+def _another_copy(meta: Mapping[str, Json]) -> dict[str, Json]:
+    """Metadata for the same state once more, under another id."""
+    copies = meta.get(_COPY)
+    return {**meta, _COPY: copies + 1 if isinstance(copies, int) else 1}
 
 
 def _create(backend: Backend, *, create: bool) -> bytes:

@@ -105,6 +105,8 @@ def _remove(store: "Store", removed: tuple[Garbage, ...], before: float) -> None
     What needs no room is removed before anything is written: the disk may be full.
     """
     store.backend.clean("", before)
+    for run in valid_runs(store):
+        run.settle_dropped()
     for one in removed:
         if one.key.startswith(f"{layout.SNAPSHOTS}/"):
             store.delete_snapshot(layout.snapshot_of(one.key))

@@ -407,6 +407,13 @@ def is_open(store: Store, name: str) -> bool:
     return (store.id, name) in _OPEN
 
 
+def wait_for_saves(store: Store) -> None:
+    """Return when no run that this process has open is being saved."""
+    for run in list(_OPEN.values()):
+        if run.store.id == store.id:
+            run.wait_for_room()
+
+
 def _frozen(tree: Tree) -> Tree:
     """The tree as it is now: containers are new, arrays that somebody may write to are copied."""
     flat = flatten(tree)

@@ -42,8 +42,8 @@ def fit(
 
     The state of the training is saved in the background: weights, optimizer, metrics, random generators, the position
     in the data, callbacks and history. When the process dies, run the same script again: the run ends with the bits
-    that it would have had. A finished run returns its history at once and its final weights are put into ``model``;
-    with more ``epochs`` it goes on.
+    that it would have had. A finished run returns its history at once, and its final weights and the state of its
+    callbacks are put back; with more ``epochs`` it goes on.
 
     Args:
         model: a compiled Keras model, on any backend.
@@ -88,7 +88,7 @@ def _fit(model: keras.Model, call: "_Call", run: Run, when: Every, *, exact: boo
     if _is_done(run, call.epochs, setup):
         what = "is finished" if run.finished is not None else f"is past epoch {call.epochs}"
         call.tell(f"run {run.name} {what}: its history is returned, and its weights are in the model")
-        _put_history(model, run, call.epochs)
+        _put_end(model, run, call)
         return
     _refuse_or_mark(run, findings(call.callbacks, call.data[0], feed), exact=exact)
     _tell_unknown_length(feed)
@@ -349,14 +349,17 @@ def _is_done(run: Run, epochs: int, setup: dict[str, Any]) -> bool:
     return at.epoch > epochs or (at.epoch == epochs and at.batch > 0)
 
 
-def _put_history(model: keras.Model, run: Run, epochs: int) -> None:
-    """The history so far and the weights; the optimizer too, where it was this call that ended there."""
+def _put_end(model: keras.Model, run: Run, call: "_Call") -> None:
+    """The history so far and the weights; optimizer and callbacks too, where it was this call that ended there."""
     assert run.resumed is not None
     checkpoint, tree = run.resumed
-    is_ours = checkpoint.reason == "final" and (Position.of(tree).epoch == epochs or bool(tree["training"]["stop"]))
+    stopped = bool(tree["training"]["stop"])
+    is_ours = checkpoint.reason == "final" and (stopped or Position.of(tree).epoch == call.epochs)
     keras_door.load_into(model, final_variables(tree), parts=VARIABLES if is_ours else ("model",))
-    history = History()
-    history.set_model(model)
+    history = next((one for one in call.callbacks if isinstance(one, History)), History())
     history.on_train_begin()
-    restore_callbacks([history], tree["training"]["callbacks"])
     model.history = history
+    ended = [history, *(one for one in call.callbacks if is_ours and one is not history)]
+    for callback in ended:
+        callback._model = model  # set_model would begin: TensorBoard's makes files
+    restore_callbacks(ended, tree["training"]["callbacks"])
