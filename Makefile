@@ -72,7 +72,7 @@ bench: setup
 	$(PY) -m bench.run $(BENCH_ARGS)
 
 torture: setup
-	$(PY) -m pytest -m torture $(PYTEST_ARGS)
+	$(PY) -m pytest -n 2 -m torture $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,6 @@
-"""What holds for every test."""
+"""What holds for every test, and the table in which `make torture` ends."""
+
+from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
@@ -8,14 +10,8 @@ settings.register_profile("modelkeep", deadline=None)
 settings.load_profile("modelkeep")
 
 
-UNDER_WAY = {"block", "crash", "faults", "simulation"}
-"""Folders of tests that are being written (docs/roadmap.md): collected only where the command line names them."""
-
-
-def pytest_ignore_collect(collection_path, config):
+def pytest_ignore_collect(collection_path):
     """Doctests are for `src`: here only tests are collected, not the cases and programs that lie beside them."""
-    if collection_path.name in UNDER_WAY and not any(collection_path.name in argument for argument in config.args):
-        return True
     return True if collection_path.suffix == ".py" and not collection_path.name.startswith("test_") else None
 
 
@@ -23,3 +19,25 @@ def pytest_ignore_collect(collection_path, config):
 def no_keep_of_the_user(monkeypatch):
     """The default keep is a matter of each test, never one that whoever runs the tests has set."""
     monkeypatch.delenv("MODELKEEP_KEEP", raising=False)
+
+
+@pytest.fixture
+def tried(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """``tried(count, what, detail)``: so many things were tried; said before it is asserted what became of them."""
+    return lambda count, what, detail="": record_property("tried", [count, what, detail])
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What was tried, and whether anything was lost."""
+    rows = [
+        [f"{count:,}", what, "nothing" if report.passed else f"see {report.nodeid}", detail]
+        for reports in (terminalreporter.stats.get(outcome, []) for outcome in ("passed", "failed"))
+        for report in reports
+        for name, (count, what, detail) in getattr(report, "user_properties", [])
+        if name == "tried"
+    ]
+    if not rows:
+        return
+    terminalreporter.section("what was tried, and what was lost")
+    for count, what, lost, detail in sorted(rows, key=lambda row: row[1]):
+        terminalreporter.write_line(f"{count:>9}  {what:<64}  lost: {lost}{f'  ({detail})' if detail else ''}")

@@ -97,14 +97,14 @@ def test_nothing_is_lost_in_a_sample_of_the_states(
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_nothing_is_lost_in_any_state(
-    recorded: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture, scenario: str
+    recorded: Recorder, tmp_path: Path, tried: Callable[..., None], scenario: str
 ) -> None:
     told: list[str] = []
     for model in MODELS:
         at_most = MANY[model] if scenario == "large" else None
         outcome = explored(recorded(scenario), model, tmp_path / model, THOROUGH, at_most)
-        with capsys.disabled():
-            print(f"\n{scenario}, {model}: {outcome.states} states, wrong: {dict(outcome.faults)}", end="", flush=True)
+        wrong = ", ".join(f"{kind} {count}" for kind, count in sorted(outcome.faults.items()))
+        tried(outcome.states, f"states after a crash: {scenario}, {model}", wrong)
         told += outcome.told
     assert not told, f"{len(told)} faults, such as {told[:3]}"
 

@@ -7,7 +7,7 @@ import shutil
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
@@ -136,28 +136,33 @@ def lost(place: Path, there: set[int]) -> list[str]:
     return wrong + [f"{one.key}: {one.what}" for one in keep.verify().damages]
 
 
-def meet_all(disk: Disk, kind: type[Move], plans: Sequence[Plan]) -> None:
+def meet_all(disk: Disk, kind: type[Move], plans: Sequence[Plan], tried: Callable[..., None]) -> None:
     outcomes: Counter[str] = Counter()
     wrong: list[str] = []
     for number, plan in enumerate(plans):
         outcome, found = meet(disk, kind, plan, f"met-{number}")
         outcomes[outcome] += 1
         wrong += found
-    print(f"{kind.__name__.lower()}: {len(plans)} faults: {dict(outcomes)}, {len(wrong)} wrong")
+    ends = ", ".join(f"{kind} {count}" for kind, count in sorted(outcomes.items()))
+    tried(len(plans), f"faults of the file system in a {kind.__name__.lower()}", ends)
     assert wrong[:10] == []
     assert outcomes["StorageError"] > 0
 
 
 @each_move
-def test_a_fault_in_a_call_is_a_clear_error_and_loses_nothing(move: type[Move], disk: Disk) -> None:
-    meet_all(disk, move, a_few(plans_for(disk, move), 22))
+def test_a_fault_in_a_call_is_a_clear_error_and_loses_nothing(
+    move: type[Move], disk: Disk, tried: Callable[..., None]
+) -> None:
+    meet_all(disk, move, a_few(plans_for(disk, move), 22), tried)
 
 
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
 @each_move
-def test_a_fault_in_any_call_is_a_clear_error_and_loses_nothing(move: type[Move], disk: Disk) -> None:
-    meet_all(disk, move, plans_for(disk, move))
+def test_a_fault_in_any_call_is_a_clear_error_and_loses_nothing(
+    move: type[Move], disk: Disk, tried: Callable[..., None]
+) -> None:
+    meet_all(disk, move, plans_for(disk, move), tried)
 
 
 def test_the_disk_does_fail_as_planned(disk: Disk) -> None:

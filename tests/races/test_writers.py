@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def acknowledged(folder: Path) -> list[tuple[str, int]]:
     return [(name, int(serial)) for name, serial in lines]
 
 
-def race_runs(folder: Path, commits: int) -> None:
+def race_runs(folder: Path, commits: int, tried: Callable[..., None]) -> None:
     """Retention of each run deletes shards that forks reuse; a collection of the whole keep is refused meanwhile."""
     keep = modelkeep.open(folder / "keep")
     refused = 0
@@ -83,7 +83,9 @@ def race_runs(folder: Path, commits: int) -> None:
     newest: dict[str, list[int]] = {}
     for name, serial in acknowledged(folder):
         newest.setdefault(name, []).append(serial)
-    assert sum(map(len, newest.values())) >= WRITERS * commits
+    commits_done = sum(map(len, newest.values()))
+    tried(commits_done, f"commits by {WRITERS} writers of one keep, with forks and retention", f"{len(newest)} runs")
+    assert commits_done >= WRITERS * commits
     keep = modelkeep.open(folder / "keep")
     for name, serials in newest.items():
         live = keep.store.run(name).checkpoints()
@@ -92,10 +94,9 @@ def race_runs(folder: Path, commits: int) -> None:
             assert is_tree(keep.load_state(keep.store.snapshot(one.snapshot_id)), one.step), (name, one.step)
     assert keep.verify().damages == ()
     assert refused > 0
-    print(f"writers {WRITERS}, commits {sum(map(len, newest.values()))}, runs {len(newest)}, lost 0")
 
 
-def race_states(folder: Path, commits: int, garbage: int, seconds: float) -> None:
+def race_states(folder: Path, commits: int, garbage: int, seconds: float, tried: Callable[..., None]) -> None:
     """A collection takes old snapshots, one after the other, whose pieces the writers reuse at that moment."""
     keep = modelkeep.open(folder / "keep")
     for number in range(garbage):
@@ -106,13 +107,13 @@ def race_states(folder: Path, commits: int, garbage: int, seconds: float) -> Non
         while any(child.poll() is None for child in children):
             removed += len(keep.gc(dry_run=False).removed)
     saved = acknowledged(folder)
+    tried(len(saved), f"states by {WRITERS} writers beside a collector", f"{removed} objects collected")
     assert len(saved) == WRITERS * commits
     keep = modelkeep.open(folder / "keep")
     for snapshot_id, serial in saved:
         assert is_tree(keep.load_state(snapshot_id), serial), serial
     assert keep.verify().damages == ()
     assert removed > 0
-    print(f"writers {WRITERS}, states {len(saved)}, objects collected {removed}, lost 0")
 
 
 def _grow_old(keep: Path, seconds: float) -> None:
@@ -123,21 +124,25 @@ def _grow_old(keep: Path, seconds: float) -> None:
         os.utime(path, (then, then))
 
 
-def test_32_writers_with_forks_and_retention_lose_nothing(tmp_path: Path) -> None:
-    race_runs(tmp_path, commits=8)
+def test_32_writers_with_forks_and_retention_lose_nothing(tmp_path: Path, tried: Callable[..., None]) -> None:
+    race_runs(tmp_path, commits=8, tried=tried)
 
 
-def test_32_writers_that_reuse_what_is_being_collected_lose_nothing(tmp_path: Path) -> None:
-    race_states(tmp_path, commits=8, garbage=300, seconds=6.0)
-
-
-@pytest.mark.torture
-@pytest.mark.timeout(14400)
-def test_32_writers_of_1_000_commits_with_forks_and_retention_lose_nothing(tmp_path: Path) -> None:
-    race_runs(tmp_path, commits=1000)
+def test_32_writers_that_reuse_what_is_being_collected_lose_nothing(tmp_path: Path, tried: Callable[..., None]) -> None:
+    race_states(tmp_path, commits=8, garbage=300, seconds=6.0, tried=tried)
 
 
 @pytest.mark.torture
 @pytest.mark.timeout(14400)
-def test_32_writers_of_1_000_states_that_reuse_what_is_being_collected_lose_nothing(tmp_path: Path) -> None:
-    race_states(tmp_path, commits=1000, garbage=3000, seconds=900.0)
+def test_32_writers_of_1_000_commits_with_forks_and_retention_lose_nothing(
+    tmp_path: Path, tried: Callable[..., None]
+) -> None:
+    race_runs(tmp_path, commits=1000, tried=tried)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(14400)
+def test_32_writers_of_1_000_states_that_reuse_what_is_being_collected_lose_nothing(
+    tmp_path: Path, tried: Callable[..., None]
+) -> None:
+    race_states(tmp_path, commits=1000, garbage=3000, seconds=300.0, tried=tried)

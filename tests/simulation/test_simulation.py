@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,9 @@ def test_whatever_befalls_a_keep_nothing_acknowledged_is_lost_and_nothing_wrong_
 
 @pytest.mark.torture
 @pytest.mark.timeout(7200)
-def test_ten_thousand_programs_break_no_promise() -> None:
-    told = play("--seeds", "1000:11000")
+def test_ten_thousand_programs_break_no_promise(tried: Callable[..., None]) -> None:
+    told = play("--seeds", "1000:11000", "--all")
+    tried(10_000, "random programs on a simulated machine", told.splitlines()[0].partition(", ")[2])
     assert "programs 10000, broken 0" in told
 
 
