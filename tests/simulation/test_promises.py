@@ -10,6 +10,7 @@ from modelkeep.errors import StorageError
 from modelkeep.store import Retain
 
 from .facts import is_tree, tree
+from .installed import Proportions
 from .kernel import Gone
 from .places import TwinPlace
 from .power import Cut
@@ -135,6 +136,23 @@ def test_a_tombstone_that_only_the_cache_holds_outlives_the_record_that_a_collec
                 assert is_tree(keep.load_state(keep.store.snapshot(one.snapshot_id)), one.step)
 
 
+def test_a_checkpoint_that_a_run_goes_on_from_is_durable_first(place: TwinPlace) -> None:
+    """Who made it was killed before its name was; a power cut must not take what a user was shown as resumed."""
+    run = place.open().run("cnn", capture=False)
+    run.save(tree(1), step=1, epoch=0, wait=True)
+    at(place, "link", "/checkpoints/", lambda: at(place, "fsync", "/checkpoints", die(place)))
+    with pytest.raises(Gone):
+        run.save(tree(2), step=2, epoch=0, wait=True)
+    with place.being(place.spawn("next")):
+        resumed = place.open().run("cnn", capture=False).resumed
+    assert resumed is not None
+    assert resumed[0].step == 2
+    place.kernel.power_off()
+    for _ in place.images([Cut.SOME] * 5 + [Cut.NOTHING]):
+        with place.observer() as keep:
+            assert is_tree(keep.load_state("run:cnn@last"), 2)
+
+
 def test_of_two_that_open_a_new_place_the_one_that_comes_late_opens_what_the_other_made(place: TwinPlace) -> None:
     def overtake() -> None:
         with place.being(place.spawn("faster")):
@@ -142,6 +160,16 @@ def test_of_two_that_open_a_new_place_the_one_that_comes_late_opens_what_the_oth
 
     at(place, "scandir", "/keep", overtake)
     assert place.open().names() == []
+
+
+def test_a_large_file_whose_head_cannot_be_written_is_left_closed() -> None:
+    place = TwinPlace(random.Random(1))
+    with place.installed(Proportions(large=6000, buffer=4096)):
+        keep = place.open()
+        at(place, "pwrite", "/shards/", lambda: at(place, "pwrite", "/shards/", refuse()))
+        with pytest.raises(StorageError):
+            keep.save_state(tree(1))
+        assert not place.kernel.process.descriptors
 
 
 def test_a_lock_that_cannot_be_looked_at_leaves_no_file_open(place: TwinPlace) -> None:

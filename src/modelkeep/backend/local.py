@@ -432,14 +432,13 @@ class LocalWriter:
 
     def _begin_stream(self, offset: int, data: memoryview) -> memoryview:
         """Go on past the page cache from the next block on; returns what of ``data`` lies there."""
+        start = -(-offset // BLOCK) * BLOCK
+        self._write(offset, data[: start - offset])
         with syscalls.explained("write", self._path):
             direct = syscalls.open_direct(self._temporary)
         self._may_stream = direct is not None
-        if direct is None:
-            return data
-        start = -(-offset // BLOCK) * BLOCK
-        self._write(offset, data[: start - offset])
-        self._stream = DirectStream(self._opened, direct, start, self._backend.buffers)
+        if direct is not None:
+            self._stream = DirectStream(self._opened, direct, start, self._backend.buffers)
         return data[start - offset :]
 
     def _write(self, offset: int, data: memoryview | bytes) -> None:

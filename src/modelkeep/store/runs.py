@@ -260,6 +260,10 @@ class RunRecord:
         self._must_be_newest(attempt)
         return checkpoint
 
+    def settle(self, number: int) -> None:
+        """Make durable that a checkpoint is there: who made it may have been killed before, and we count on it."""
+        self.backend.settle(self._checkpoint_key(number))
+
     def checkpoints(self, *, dropped: bool = False) -> list[Checkpoint]:
         """The checkpoints, newest first; with ``dropped=True`` also those whose snapshots are gone. Raises Damaged."""
         return list(self.iterate_checkpoints(dropped=dropped))

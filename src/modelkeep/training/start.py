@@ -210,6 +210,7 @@ def _resume(store: Store, record: RunRecord, identity: Identity, damaged: list[s
 
     found = newest_good(store, record, on_damage)
     if found is not None:
+        record.settle(found[0].number)
         return Resumed(*found)
     if identity.fork is None:
         return None
