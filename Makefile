@@ -20,7 +20,7 @@ help:
 	@echo "make demo     train, kill, resume, compare bit for bit, and draw it (under two minutes)"
 	@echo "make test     the tests, without the ones marked torture"
 	@echo "make check    lint, types, layers and test"
-	@echo "make bench    saving, waiting, restoring and overhead beside peers and the physical limit"
+	@echo "make bench    saving, waiting, restoring and overhead beside peers and the limit: tables, and bench.png"
 	@echo "make torture  the whole kill matrix and everything else that takes hours"
 	@echo "make clean    remove $(VENV) and what the tools left"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench import picture
 from bench.report import Report, machine
 from bench.settings import Settings
 from bench.worker import WorkerDied
@@ -32,7 +33,8 @@ def main(arguments: list[str]) -> None:
         quick=quick,
         told=lambda text: progress.print(text, end="\r\n" if not progress.is_terminal else "\x1b[K\r", highlight=False),
     )
-    console.print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC · {machine()}\n", highlight=False)
+    measured = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC · {machine()}"
+    console.print(f"{measured}\n", highlight=False)
     reports: list[Report] = []
     failed: list[str] = []
     for name in options.only or BENCHES:
@@ -45,8 +47,10 @@ def main(arguments: list[str]) -> None:
             report.shown(console)
         reports += found
     if options.json:
-        document = {"machine": machine(), "reports": [report.to_json() for report in reports]}
+        document = {"measured": measured, "reports": [report.to_json() for report in reports]}
         Path(options.json).write_text(json.dumps(document, indent=1))
+    if picture.draw(reports, measured, Path(options.picture)):
+        console.print(f"the picture is {options.picture}", highlight=False)
     if failed:
         sys.exit("\n".join(f"bench: {text}" for text in failed))
 
@@ -58,6 +62,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds that count (9)")
     parser.add_argument("--only", nargs="+", choices=BENCHES, metavar="BENCH", help=f"of {', '.join(BENCHES)}")
     parser.add_argument("--json", metavar="FILE", help="write the tables to FILE too")
+    parser.add_argument("--picture", metavar="FILE", default="bench.png", help="the bars, as a PNG (%(default)s)")
     return parser.parse_args(arguments)
 
 

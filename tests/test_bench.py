@@ -27,10 +27,13 @@ def test_a_quick_bench_ends_in_tables(bench, tmp_path):
         bench,
         "--json",
         found,
+        "--picture",
+        tmp_path / "bench.png",
     ]
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "bench.png").exists() == (bench in ("restore", "durable", "waiting"))
     reports = json.loads(found.read_text())["reports"]
     assert reports
     for report in reports:
