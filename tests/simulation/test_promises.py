@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from modelkeep.errors import StorageError
+from modelkeep.errors import RunLocked, StorageError
 from modelkeep.store import Retain
 
 from .facts import is_tree, tree
@@ -98,6 +98,31 @@ def test_a_clock_that_jumps_a_day_while_a_state_is_saved_costs_it_not(place: Twi
     at(place, "disk_usage", RECORD, jump_and_collect)
     snapshot = keep.save_state(tree(1))
     assert is_tree(keep.load_state(snapshot.id), 1)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_run_that_is_started_while_a_collection_reads_is_spared_by_any_clock(place: TwinPlace, ends: bool) -> None:
+    """Its first snapshot looks old, and is named only after the collection has read what is named."""
+    keep = place.open()
+    keep.save_state(tree(7))
+    other = place.spawn("starter")
+
+    def start_and_save() -> None:
+        place.kernel.clock -= 3 * 86400
+        with place.being(other):
+            run = place.open().run("cnn", capture=False)
+            run.save(tree(1), step=1, epoch=0, wait=True)
+            if ends:
+                run.close()
+        place.kernel.clock += 3 * 86400
+
+    at(place, "scandir", "/snapshots", start_and_save)
+    if ends:
+        assert keep.gc(dry_run=False).removed == ()
+    else:
+        with pytest.raises(RunLocked):
+            keep.gc(dry_run=False)
+    assert is_tree(keep.load_state("run:cnn@last"), 1)
 
 
 def test_a_sentence_of_all_shards_that_nobody_serves_any_more_stops_no_save(place: TwinPlace) -> None:

@@ -6,7 +6,7 @@ never referenced may belong to a save under way, so it must be a day old by the 
 by a live process.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -64,16 +64,18 @@ def gc(store: "Store", *, dry_run: bool = True, grace: float = GRACE_SECONDS) ->
             _hold_runs(store, held)
         before = store.backend.now() - max(grace, GRACE_SECONDS)
         unnamed = list(_unnamed(store))
-        removed = tuple(one for one, modified in unnamed if modified < before)
+        removed = [one for one, modified in unnamed if modified < before]
+        kept_young = len(unnamed) - len(removed)
         if not dry_run:
-            _remove(store, removed, before)
-    return GcReport(removed, len(unnamed) - len(removed), dry_run)
+            # Once more: a run that was started since has saved what looks old by a clock that has jumped. Either it is
+            # held still, or it has named what it saved.
+            _hold_runs(store, held)
+            removed = _remove(store, removed, before)
+    return GcReport(tuple(removed), kept_young, dry_run)
 
 
 def _hold_runs(store: "Store", held: ExitStack) -> None:
     for run in valid_runs(store):
-        if not run.exists():
-            continue
         try:
             held.enter_context(store.backend.lock(run.lock_key))
         except RunLocked as error:
@@ -99,18 +101,25 @@ def _unnamed(store: "Store") -> Iterator[tuple[Garbage, float]]:
             yield Garbage(entry.key, entry.size, "a shard that no snapshot holds"), entry.modified
 
 
-def _remove(store: "Store", removed: tuple[Garbage, ...], before: float) -> None:
+def _remove(store: "Store", garbage: Sequence[Garbage], before: float) -> list[Garbage]:
     """Records first, then the shards that only they held; sentences of collectors that died long ago are lifted.
 
-    What needs no room is removed before anything is written: the disk may be full.
+    What needs no room is removed before anything is written: the disk may be full. Returns what was removed: what
+    somebody has named since is not.
     """
     store.backend.clean("", before)
     for run in valid_runs(store):
         run.settle_dropped()
-    for one in removed:
-        if one.key.startswith(f"{layout.SNAPSHOTS}/"):
-            store.delete_snapshot(layout.snapshot_of(one.key))
-    collect(store, {layout.shard_of(one.key) for one in removed if one.key.startswith(f"{layout.SHARDS}/")})
+    named = named_snapshots(store)
+    records = [one for one in garbage if _is_record(one) and layout.snapshot_of(one.key) not in named]
+    for one in records:
+        store.delete_snapshot(layout.snapshot_of(one.key))
+    gone = collect(store, {layout.shard_of(one.key) for one in garbage if not _is_record(one)})
     for entry in list(store.backend.list(layout.CONDEMNED)):
         if entry.modified < before and layout.is_known(entry.key):
             store.backend.delete(entry.key)
+    return [one for one in garbage if one in records or layout.shard_of(one.key) in gone]
+
+
+def _is_record(one: Garbage) -> bool:
+    return one.key.startswith(f"{layout.SNAPSHOTS}/")
