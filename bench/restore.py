@@ -36,7 +36,10 @@ class Restorer:
         self._ways: dict[str, tuple[Path, Callable[[], None]]] = {
             "raw read, 1 thread": (self._path("raw"), lambda: self._read(1)),
             "raw read, 2 threads": (self._path("raw"), lambda: self._read(2)),
-            "modelkeep": (self._path("modelkeep"), lambda: self._assign(self._keep.load_state(self._snapshot))),
+            "modelkeep": (
+                self._path("modelkeep"),
+                lambda: self._keep.load_state(self._snapshot, into=self._live),
+            ),
             "safetensors": (self._path("safetensors"), self._load_safetensors),
             "torch.load": (self._path("torch.load"), self._load_torch),
         }

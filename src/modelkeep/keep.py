@@ -92,20 +92,31 @@ class Keep:
         """
         return self._store.save(tree, meta=dict(meta or {}))
 
-    def load_state(self, ref: str | Ref | Snapshot | Checkpoint, *, select: str | Sequence[str] | None = None) -> Tree:
+    def load_state(
+        self, ref: str | Ref | Snapshot | Checkpoint, *, select: str | Sequence[str] | None = None, into: Tree = None
+    ) -> Tree:
         """Load the state that ``ref`` names; every byte is checked.
 
         Args:
             ref: such as ``"run:cnn@last"``, ``"cnn@best:val_loss"``, a snapshot's id, or a snapshot or checkpoint.
             select: path patterns (``"model/**"``); only what they match is read.
+            into: a tree with arrays at the same paths, of the same dtypes and shapes, writable and C-contiguous: the
+                bytes are read into them, which is faster than into fresh memory, and they are what is returned. Scalars
+                and ``bytes`` are returned anew.
 
         Raises:
             NotFound: there is nothing of that name, or a pattern matches nothing; close ones are listed.
             InvalidRef: ``ref`` is no REF.
-            Damaged: naming each damaged tensor; nothing is returned.
+            Damaged: naming each damaged tensor; nothing is returned, and what ``into`` holds is of no use.
+            StateMismatch: ``into`` does not fit; each path, what is kept and what is there. Nothing was changed.
+
+        >>> import numpy as np
+        >>> keep, live = open("memory://docs-into"), {"weights": np.zeros(3)}
+        >>> keep.load_state(keep.save_state({"weights": np.ones(3)}), into=live)["weights"] is live["weights"]
+        True
         """
         patterns = [select] if isinstance(select, str) else select
-        return self._store.load(self.snapshot(ref), select=patterns)
+        return self._store.load(self.snapshot(ref), select=patterns, into=into)
 
     def snapshot(self, ref: str | Ref | Snapshot | Checkpoint) -> Snapshot:
         """Return the record that ``ref`` names, without its tensors.

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from modelkeep.backend import MemoryBackend
-from modelkeep.errors import Damaged, LimitExceeded, ModelkeepError, NotFound
+from modelkeep.errors import Damaged, LimitExceeded, ModelkeepError, NotFound, StateMismatch
 from modelkeep.snapshot.canonical import seal
+from modelkeep.snapshot.dtypes import TEXTS
 from modelkeep.snapshot.pieces import digest
-from modelkeep.state import differences
+from modelkeep.state import differences, flatten
 from modelkeep.store import Store, layout
 
 
@@ -243,3 +244,47 @@ def test_shards_and_records_are_read_only_files(local_store, tree):
     folder = local_store.backend.url.removeprefix("file://")
     for key in (layout.snapshot_key(snapshot.id), *map(layout.shard_key, snapshot.shards)):
         assert os.stat(f"{folder}/{key}").st_mode & 0o777 == 0o444
+
+
+def test_a_state_is_read_into_arrays_that_are_there(torn, tree):
+    snapshot = torn.save(tree, meta={})
+    fixed = [path for path, spec in snapshot.tensors.items() if spec.dtype not in TEXTS]
+    live = torn.load(snapshot, select=fixed)
+    targets = dict(flatten(live).arrays)
+    assert any(array.ndim for array in targets.values())
+    for array in targets.values():
+        if array.flags.writeable:  # scalars of numpy are not
+            array[...] = np.zeros((), array.dtype)
+    loaded = torn.load(snapshot, select=fixed, into=live)
+    assert differences(torn.load(snapshot, select=fixed), loaded) == []
+    for path, array in flatten(loaded).arrays.items():
+        assert array is targets[path] or not targets[path].flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (None, "nothing is there"),
+        (np.zeros((3, 2), "f4"), r"float32 \[2, 3\] is kept, and the array is float32 \[3, 2\]"),
+        (np.zeros((2, 3), "f8"), "and the array is float64"),
+        (np.zeros((3, 2), "f4").T, "C-contiguous"),
+        (np.zeros((2, 3), ">f4"), "byte order"),
+        (np.broadcast_to(np.float32(0), (2, 3)), "read-only"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_listed_and_nothing_is_read(torn, array, told):
+    snapshot = torn.save({"weights": np.ones((2, 3), "f4"), "bias": np.ones(3)}, meta={})
+    bias = np.zeros(3)
+    into = {"bias": bias} if array is None else {"bias": bias, "weights": array}
+    with pytest.raises(StateMismatch, match=told) as caught:
+        torn.load(snapshot, into=into)
+    assert "weights" in str(caught.value)
+    assert torn.backend.count == 0
+    assert not bias.any()
+
+
+def test_damage_is_named_also_where_it_is_read_into_arrays_that_are_there(torn):
+    snapshot = torn.save({"weights": np.ones(1000)}, meta={})
+    torn.backend.tear(layout.shard_key(*snapshot.shards), flip(-1))
+    with pytest.raises(Damaged, match="weights"):
+        torn.load(snapshot, into={"weights": np.zeros(1000)})

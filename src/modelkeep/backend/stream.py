@@ -33,7 +33,7 @@ class Buffers:
         try:
             return self._free.pop()
         except IndexError:
-            return mmap.mmap(-1, BUFFER_BYTES)
+            return mmap.mmap(-1, BUFFER_BYTES, access=mmap.ACCESS_COPY)  # private: a forked child has its own
 
     def give_back(self, buffer: mmap.mmap) -> None:
         """Let others use a buffer; a few are kept."""

@@ -30,7 +30,7 @@ class Staging:
                 memory = free.pop()
             else:
                 self._free.clear()
-                memory = mmap.mmap(-1, nbytes)
+                memory = mmap.mmap(-1, nbytes, access=mmap.ACCESS_COPY)  # private: a forked child has its own
         array = np.frombuffer(memory, np.uint8)
         # numpy makes every further view depend on this array, since its own base is none of numpy's
         weakref.finalize(array, self._give_back, nbytes, memory).atexit = False

@@ -1,7 +1,7 @@
 """A state from the storage: every byte is read once, into its place, and compared with its digest."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.backend import Backend
-from modelkeep.errors import Damaged, LimitExceeded, NotFound
+from modelkeep.errors import Damaged, LimitExceeded, NotFound, StateMismatch
 from modelkeep.snapshot import Snapshot
-from modelkeep.snapshot.dtypes import TEXTS, numpy_dtype
+from modelkeep.snapshot.dtypes import TEXTS, logical_name, numpy_dtype
 from modelkeep.snapshot.pieces import digest
 from modelkeep.snapshot.record import shown_bytes
 from modelkeep.snapshot.safetensors import Header, data_start, parse_header
 from modelkeep.snapshot.texts import decode_texts
 from modelkeep.state.rows import byte_view
+from modelkeep.state.tree import flatten, tensor_paths, unflatten
 from modelkeep.state.tree import select as select_paths
-from modelkeep.state.tree import tensor_paths, unflatten
 from modelkeep.store import layout
 from modelkeep.values import Digest
 
@@ -35,17 +35,24 @@ _AT_ONCE = 64 << 10
 
 
 def read_state(
-    backend: Backend, snapshot: Snapshot, *, select: Sequence[str] | None = None, limit_bytes: int | None = None
+    backend: Backend,
+    snapshot: Snapshot,
+    *,
+    select: Sequence[str] | None = None,
+    into: Any = None,
+    limit_bytes: int | None = None,
 ) -> Any:
     """Return the state of ``snapshot``, or the part of it whose paths match the patterns ``select``.
 
-    Only the pieces of that part are read. Nothing is allocated before the sizes in the record have been compared with
-    the shards that are there and with ``limit_bytes``, by default the memory of this machine.
+    Only the pieces of that part are read, each into its place: in new arrays, or in those of the tree ``into``. Nothing
+    is allocated before the sizes in the record have been compared with the shards that are there and with
+    ``limit_bytes``, by default the memory of this machine.
 
     Raises:
         Damaged: bytes are missing or are not those that were written; every damaged tensor is named.
         LimitExceeded: the arrays have more than ``limit_bytes`` bytes; nothing was allocated.
         NotFound: a pattern that no path matches.
+        StateMismatch: ``into`` lacks a path, or an array there cannot take the bytes; nothing was changed.
     """
     structure = snapshot.structure if select is None else select_paths(snapshot.structure, select)
     paths = tensor_paths(structure)
@@ -57,9 +64,39 @@ def read_state(
             "load a part of it with select, or raise limit_bytes if you trust its source"
         )
     reader = _Reader(backend, snapshot)
-    arrays = reader.tensors(paths)
+    arrays = reader.tensors(paths, {} if into is None else _targets(snapshot, paths, into))
     reader.raise_damage()
     return unflatten(structure, arrays)
+
+
+def _targets(snapshot: Snapshot, paths: Sequence[str], into: Any) -> dict[str, NDArray[Any]]:
+    """The arrays of ``into`` that the tensors at ``paths`` are read into. Raises StateMismatch."""
+    given = flatten(into).arrays
+    found: dict[str, NDArray[Any]] = {}
+    wrong: list[str] = []
+    for path in paths:
+        spec, array = snapshot.tensors[path], given.get(path)
+        wanted = f"{path or 'the array'}: {spec.dtype} {list(spec.shape)} is kept"
+        if array is None:
+            wrong.append(f"{wanted}, and nothing is there")
+        elif spec.dtype in TEXTS:
+            wrong.append(f"{wanted}, and texts have no memory of a fixed size")
+        elif (logical_name(array), array.shape) != (spec.dtype, spec.shape):
+            wrong.append(f"{wanted}, and the array is {logical_name(array)} {list(array.shape)}")
+        elif not array.flags.writeable and (array.ndim == 0 or isinstance(array.base, bytes)):
+            continue  # a scalar, or Python's bytes: what cannot be written to is returned anew
+        elif not (array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative):
+            wrong.append(f"{wanted}, and the array is read-only, not C-contiguous or not of this machine's byte order")
+        else:
+            found[path] = array
+    if wrong:
+        more = f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else ""
+        listed = "\n  ".join(wrong[:20])
+        raise StateMismatch(
+            f"snapshot {snapshot.short} cannot be read into these arrays, and nothing was changed; load it without "
+            f"into, or a part of it with select:\n  {listed}{more}"
+        )
+    return found
 
 
 def memory_bytes() -> int:
@@ -101,13 +138,19 @@ class _Reader:
         self._damaged: dict[str, str] = {}
         self._causes: dict[str, str] = {}
 
-    def tensors(self, paths: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """The arrays at ``paths`` by path; without those of which a byte is not as it was written."""
+    def tensors(self, paths: Sequence[str], targets: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The arrays at ``paths`` by path, those of ``targets`` where they have it, else new ones.
+
+        Left out are those of which a byte is not as it was written.
+        """
         # All headers before the first array: a record may speak of bytes that no shard has.
         whole = [path for path in paths if self._is_placed(path)]
         arrays: dict[str, NDArray[Any]] = {}
         for path in whole:
             spec = self._snapshot.tensors[path]
+            if path in targets:
+                arrays[path] = targets[path]
+                continue
             text = spec.dtype in TEXTS
             arrays[path] = np.empty(
                 self._snapshot.grid(path).nbytes if text else spec.shape, np.uint8 if text else numpy_dtype(spec.dtype)

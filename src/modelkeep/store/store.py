@@ -131,11 +131,12 @@ class Store:
         snapshot: Snapshot | SnapshotId,
         *,
         select: Sequence[str] | None = None,
+        into: Any = None,
         limit_bytes: int | None = None,
     ) -> Any:
         """Return the state of a snapshot, every byte checked; see `modelkeep.store.load.read_state`."""
         record = snapshot if isinstance(snapshot, Snapshot) else self.snapshot(snapshot)
-        return read_state(self.backend, record, select=select, limit_bytes=limit_bytes)
+        return read_state(self.backend, record, select=select, into=into, limit_bytes=limit_bytes)
 
     def snapshot(self, snapshot_id: SnapshotId) -> Snapshot:
         """Return the record of a snapshot, checked.
