@@ -1,5 +1,6 @@
 """What holds for every test, and the table in which `make torture` ends."""
 
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +9,10 @@ from hypothesis import settings
 # How long an example takes is the machine's affair; a slow one is no fault of the code.
 settings.register_profile("modelkeep", deadline=None)
 settings.load_profile("modelkeep")
+
+# Whoever starts the tests in the background has Ctrl-C ignored, and every process that a test starts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_ignore_collect(collection_path):
