@@ -10,7 +10,7 @@ from hypothesis import settings
 settings.register_profile("modelkeep", deadline=None)
 settings.load_profile("modelkeep")
 
-# Whoever starts the tests in the background has Ctrl-C ignored, and every process that a test starts would inherit that.
+# Who starts the tests in the background has Ctrl-C ignored, and every process that a test starts would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
