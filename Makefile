@@ -16,7 +16,7 @@ BENCH_ARGS  ?=
 
 help:
 	@echo "make setup    build $(VENV) with pinned requirements (about 5 minutes and 3 GB; nothing the second time)"
-	@echo "make tools    what the tests of crashes use besides Python (strace, FUSE, xfs, btrfs), by apt-get; root only"
+	@echo "make tools    what the tests of crashes use besides Python (strace, FUSE, xfs, btrfs), by apt-get as root; the tests that lack them are skipped"
 	@echo "make demo     train, kill, resume, compare bit for bit, and draw it (under two minutes)"
 	@echo "make test     the tests, without the ones marked torture"
 	@echo "make check    lint, types, layers and test"
@@ -40,20 +40,22 @@ $(STAMP): pyproject.toml requirements/dev.txt
 	@touch $(STAMP)
 	@echo "setup: done; the command is $(VENV)/bin/modelkeep"
 
-# Without these the tests that need them are skipped, each with its reason.
+# Where they cannot be installed (no root, no apt, no network) the tests that need them are skipped, each with its reason.
 TOOLS := strace fuse3 xfsprogs btrfs-progs
 tools:
 	@missing=""; \
 	for name in $(TOOLS); do dpkg -s $$name > /dev/null 2>&1 || missing="$$missing $$name"; done; \
 	if [ -n "$$missing" ]; then \
 	  echo "tools: installing$$missing"; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing > /dev/null; \
+	  { timeout 300 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -qq -y \
+	      --no-install-recommends $$missing; } > /dev/null 2>&1 \
+	    || echo "tools: could not install$$missing; the tests of crashes that use them are skipped"; \
 	fi
 
 demo: setup
 	@$(VENV)/bin/modelkeep demo
 
-test: setup
+test: setup tools
 	$(PY) -m pytest -n 2 -m "not torture" $(PYTEST_ARGS)
 
 lint: setup
@@ -71,7 +73,7 @@ check: lint types layers test
 bench: setup
 	$(PY) -m bench.run $(BENCH_ARGS)
 
-torture: setup
+torture: setup tools
 	$(PY) -m pytest -n 2 -m torture $(PYTEST_ARGS)
 
 clean:

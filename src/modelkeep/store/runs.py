@@ -308,13 +308,14 @@ class RunRecord:
         tombstones = list(self._numbers("dropped"))
         gone = {one for number in tombstones for one in self._tombstone(self._tombstone_key(number))}
         wanted = sorted(set(numbers) - gone)
+        newest = max(tombstones, default=0)
         if not wanted:
-            self.settle_dropped()
+            self._settle_tombstone(newest)
             return
         if self._newest("checkpoints") in wanted:
             raise UsageError(f"run {self.name}: checkpoint {wanted[-1]} is the newest, from which the run goes on")
-        self.settle_dropped()
-        key = self._tombstone_key(max(tombstones, default=0) + 1)
+        self._settle_tombstone(newest)
+        key = self._tombstone_key(newest + 1)
         self.backend.create(key, seal({"numbers": list(wanted)}))
         self._tombstones[key] = frozenset(wanted)
         self._settled = key
@@ -324,7 +325,9 @@ class RunRecord:
 
         One look suffices: whoever makes a tombstone has settled the one before.
         """
-        newest = self._newest("dropped")
+        self._settle_tombstone(self._newest("dropped"))
+
+    def _settle_tombstone(self, newest: int) -> None:
         if newest and self._settled != (key := self._tombstone_key(newest)):
             self.backend.settle(key)
             self._settled = key

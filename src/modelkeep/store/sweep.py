@@ -111,14 +111,14 @@ def _remove(store: "Store", garbage: Sequence[Garbage], before: float) -> list[G
     for run in valid_runs(store):
         run.settle_dropped()
     named = named_snapshots(store)
-    records = [one for one in garbage if _is_record(one) and layout.snapshot_of(one.key) not in named]
-    for one in records:
-        store.delete_snapshot(layout.snapshot_of(one.key))
+    records = {one.key for one in garbage if _is_record(one) and layout.snapshot_of(one.key) not in named}
+    for key in sorted(records):
+        store.delete_snapshot(layout.snapshot_of(key))
     gone = collect(store, {layout.shard_of(one.key) for one in garbage if not _is_record(one)})
     for entry in list(store.backend.list(layout.CONDEMNED)):
         if entry.modified < before and layout.is_known(entry.key):
             store.backend.delete(entry.key)
-    return [one for one in garbage if one in records or layout.shard_of(one.key) in gone]
+    return [one for one in garbage if one.key in records or layout.shard_of(one.key) in gone]
 
 
 def _is_record(one: Garbage) -> bool:
