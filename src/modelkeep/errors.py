@@ -18,7 +18,8 @@
     │   └── Fenced           a newer attempt of this run has taken over
     ├── StorageError         mend the storage (space, permission, device)          exit 7
     ├── NotExact             a resume that could not be bit for bit                exit 8
-    └── LimitExceeded        raise the budget, if the source is trusted            exit 9
+    ├── LimitExceeded        raise the budget, if the source is trusted            exit 9
+    └── Unsafe               a file that would run code, or open what it names     exit 10
 
 ``kind`` is stable and append-only: scripts may match on it. ``exit_code`` is what the command returns.
 """
@@ -139,3 +140,10 @@ class LimitExceeded(ModelkeepError):
 
     kind = "limit-exceeded"
     exit_code = 9
+
+
+class Unsafe(ModelkeepError):
+    """A file would run code, or open a path or an address that it names; nothing of it was run, built or opened."""
+
+    kind = "unsafe"
+    exit_code = 10

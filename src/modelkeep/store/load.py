@@ -1,6 +1,5 @@
 """A state from the storage: every byte is read once, into its place, and compared with its digest."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.backend import Backend
+from modelkeep.budget import memory_bytes
 from modelkeep.errors import Damaged, LimitExceeded, NotFound, StateMismatch
 from modelkeep.snapshot import Snapshot
 from modelkeep.snapshot.dtypes import TEXTS, logical_name, numpy_dtype
@@ -97,11 +97,6 @@ def _targets(snapshot: Snapshot, paths: Sequence[str], into: Any) -> dict[str, N
             f"into, or a part of it with select:\n  {listed}{more}"
         )
     return found
-
-
-def memory_bytes() -> int:
-    """The memory of this machine in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @dataclass(frozen=True, slots=True)
