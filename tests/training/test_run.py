@@ -21,6 +21,7 @@ from modelkeep.errors import (
     UsageError,
 )
 from modelkeep.keep import Keep
+from modelkeep.state import FlatState
 from modelkeep.state.compare import differences
 from modelkeep.training.run import Run
 from modelkeep.values import Json
@@ -245,8 +246,8 @@ def test_arrays_that_nobody_can_write_to_are_not_copied(keep: Keep, monkeypatch:
     with keep.run("cnn") as run:
         monkeypatch.setattr(run.store, "save", spy)
         run.save({"frozen": frozen}, step=1, epoch=0, wait=True)
-    assert isinstance(seen[0], dict)
-    assert seen[0]["frozen"] is frozen
+    assert isinstance(seen[0], FlatState)
+    assert seen[0].arrays["frozen"] is frozen
 
 
 def test_unchanged_arrays_are_not_written_again(keep: Keep) -> None:

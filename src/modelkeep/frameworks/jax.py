@@ -93,15 +93,26 @@ def from_numpy(array: Array, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Arra
 def _read(leaf: Any, path: Path, copy: bool) -> Any:
     if not isinstance(leaf, jax.Array):
         return trees.read(leaf, _refuse_leaf, path)
+    try:
+        if _is_key(leaf):
+            return {"impl": str(jax.random.key_impl(leaf)), "key_data": to_numpy(jax.random.key_data(leaf), copy=copy)}
+        return to_numpy(leaf, copy=copy)
+    except (RuntimeError, jax.errors.JAXTypeError):
+        refused = _without_value(leaf)
+        if refused is None:
+            raise
+        raise UnsupportedState(f"{show(path)}: {refused}") from None
+
+
+def _without_value(leaf: Any) -> str | None:
+    """Why an array has no value here, and the way out; None where it should have one."""
     if isinstance(leaf, jax.core.Tracer):
-        raise UnsupportedState(f"{show(path)}: has no value inside a transformed function; call this outside of jit")
+        return "has no value inside a transformed function; call this outside of jit"
     if leaf.is_deleted():
-        raise UnsupportedState(f"{show(path)}: was given away (donated); keep what the step returned instead")
+        return "was given away (donated); keep what the step returned instead"
     if not leaf.is_fully_addressable:
-        raise UnsupportedState(f"{show(path)}: lies partly on other hosts; gather it first")
-    if _is_key(leaf):
-        return {"impl": str(jax.random.key_impl(leaf)), "key_data": to_numpy(jax.random.key_data(leaf), copy=copy)}
-    return to_numpy(leaf, copy=copy)
+        return "lies partly on other hosts; gather it first"
+    return None
 
 
 def _plan(leaf: Any, found: Any, path: Path, todo: Plan, made: dict[Path, Any]) -> None:
@@ -150,24 +161,20 @@ def _placement(like: Any) -> Any:
 
 def _leaves(obj: Any) -> Iterator[tuple[Path, Any]]:
     for keys, leaf in jtu.tree_flatten_with_path(obj)[0]:
-        yield tuple(_segment(key, keys) for key in keys), leaf
+        yield tuple([_segment(key, keys) for key in keys]), leaf
 
 
 def _segment(key: Any, keys: Any) -> str | int:
-    match key:
-        case jtu.GetAttrKey():
-            name = key.name
-        case jtu.SequenceKey():
-            name = key.idx
-        case _:
-            name = key.key
+    kind = type(key)
+    name = key.name if kind is jtu.GetAttrKey else key.idx if kind is jtu.SequenceKey else key.key
     if type(name) is str or type(name) is int:
         return name
     raise UnsupportedState(f"{jtu.keystr(keys)}: the key {name!r:.80} is a {type(name).__name__}; use text or an int")
 
 
 def _is_key(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+    dtype = leaf.dtype  # a numpy dtype is none, and cheaper to tell
+    return not isinstance(dtype, np.dtype) and bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
 
 
 def _keyed(tree: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from modelkeep.errors import InvalidName, UnsupportedState
 
@@ -21,8 +22,11 @@ def segment(key: str | int) -> str:
     >>> segment(3), segment("3"), segment("a/b"), segment(""), segment("kernel")
     ('3', '%33', 'a%2Fb', '%', 'kernel')
     """
-    if isinstance(key, int):
-        return str(key)
+    return str(key) if isinstance(key, int) else _text_segment(key)
+
+
+@lru_cache(maxsize=8192)  # a training has the same keys in each of its states
+def _text_segment(key: str) -> str:
     if key == "":
         return "%"
     if _NUMBER.fullmatch(key) or key == "__metadata__":  # the latter is what safetensors keeps for itself
@@ -46,7 +50,7 @@ def child(path: str, key: str | int) -> str:
     try:
         part = segment(key)
         longer = f"{path}/{part}" if path else part
-        size = len(longer.encode())
+        size = len(longer) if longer.isascii() else len(longer.encode())
     except UnicodeEncodeError:
         raise UnsupportedState(f"{shown(path)}: the key {key!r:.80} has a lone surrogate; use Unicode text") from None
     except ValueError:  # an int of more decimal digits than Python writes

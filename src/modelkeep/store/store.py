@@ -21,7 +21,7 @@ from modelkeep.errors import (
 from modelkeep.snapshot import Snapshot
 from modelkeep.snapshot.canonical import canonical_json, check_json, parse_json, seal, unseal
 from modelkeep.snapshot.pieces import digest
-from modelkeep.state.tree import flatten
+from modelkeep.state.tree import FlatState, flatten
 from modelkeep.store import check, layout, sweep
 from modelkeep.store.documents import read_document
 from modelkeep.store.load import read_state
@@ -89,7 +89,8 @@ class Store:
         """Make a state durable; it is when this returns.
 
         Args:
-            tree: nested dicts, lists and tuples of arrays and JSON values; see `modelkeep.state`.
+            tree: nested dicts, lists and tuples of arrays and JSON values; see `modelkeep.state`. Also what `flatten`
+                made of them.
             meta: JSON that describes it; part of the snapshot's id. Where an equal state with equal metadata is there
                 and its shards are just being collected, or gone, ``"modelkeep.copy"`` is added: a snapshot of its own.
             writer: 16 hexadecimal digits under which the shards are named; by default those of this object.
@@ -105,7 +106,7 @@ class Store:
         described = dict(meta or {})
         check_json(described, "meta")
         token = _checked_token(writer or self._token)
-        state = flatten(tree)
+        state = tree if isinstance(tree, FlatState) else flatten(tree)
         avoid = condemned(self) if donor is not None else set()
         while True:
             before = sentences(self)

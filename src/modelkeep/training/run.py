@@ -14,7 +14,7 @@ import numpy as np
 from modelkeep.backend import open_backend
 from modelkeep.errors import ModelkeepError, UsageError
 from modelkeep.snapshot import Snapshot
-from modelkeep.state import flatten, unflatten
+from modelkeep.state import FlatState, flatten
 from modelkeep.store import Checkpoint, MetricRow, Retain, Store, free, to_drop
 from modelkeep.training.fingerprint import compare_fingerprints, fingerprint
 from modelkeep.training.place import default_place
@@ -318,13 +318,12 @@ class Run:
 
     # In the background
 
-    def _commit(self, tree: Tree, meta: dict[str, Any], metrics: dict[str, float], exact: bool) -> None:
+    def _commit(self, state: FlatState, meta: dict[str, Any], metrics: dict[str, float], exact: bool) -> None:
         """Snapshot, checkpoint, retention: in this order, so that a kill between two of them loses nothing."""
-        donor, arrays = self._donor, flatten(tree).arrays
+        donor = self._donor
         meta["parents"] = [donor.id] if donor is not None else []
-        same = self._held.same(arrays)
-        snapshot = self._store.save(tree, meta=meta, writer=self._start.token, donor=donor, unchanged=same)
-        self._held.hold(arrays, donor, snapshot)
+        same = self._held.same(state.arrays)
+        snapshot = self._store.save(state, meta=meta, writer=self._start.token, donor=donor, unchanged=same)
         self._committed = self._start.record.commit_checkpoint(
             self._start.attempt,
             snapshot,
@@ -335,6 +334,8 @@ class Run:
             exact=exact,
         )
         self._live.append(self._committed)
+        # Together: what the next save finds unchanged it takes from its donor.
+        self._held.hold(state.arrays, donor, snapshot)
         self._donor = snapshot
         self._drop_old()
 
@@ -414,11 +415,11 @@ def wait_for_saves(store: Store) -> None:
             run.wait_for_room()
 
 
-def _frozen(tree: Tree) -> Tree:
-    """The tree as it is now: containers are new, arrays that somebody may write to are copied."""
+def _frozen(tree: Tree) -> FlatState:
+    """The state as it is now: arrays that somebody may write to are copied."""
     flat = flatten(tree)
     arrays = {path: np.array(array) if array.flags.writeable else array for path, array in flat.arrays.items()}
-    return unflatten(flat.structure, arrays)
+    return FlatState(flat.structure, arrays)
 
 
 def _forget_all() -> None:

@@ -2,10 +2,12 @@
 
 TensorFlow never writes into a buffer that somebody else holds; a variable gets a new one then. So a variable that has
 the very buffer that we have been holding since the last save has its very bits. What is held costs nothing as long as
-it does not change, and is let go of when it does. Other frameworks offer no such proof (torch updates in place and
-``.data`` escapes its version counters; jax gives donated buffers new owners): their arrays are hashed.
+it does not change, and is let go of when it does. A jax array never changes: the very object is the very bits. It is
+only remembered, not held, since donation would have to copy what is held. torch offers no such proof (it updates in
+place, and ``.data`` escapes its version counters), nor does numpy: their arrays are hashed.
 """
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,37 +20,60 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Held:
-    """The arrays that did not change from one save to the next, held so that the next one can tell by identity."""
+    """The arrays of the last save that the next one can tell by identity, by path."""
 
     def __init__(self) -> None:
-        self._arrays: dict[str, NDArray[Any]] = {}
+        self._buffers: dict[str, NDArray[Any]] = {}
+        """TensorFlow's, that did not change from one save to the next; held."""
+        self._objects: dict[str, tuple[weakref.ref[Any], tuple[object, ...]]] = {}
+        """jax's, each with where the view of it lay."""
 
     def same(self, arrays: Arrays) -> frozenset[str]:
-        """The paths at which ``arrays`` has the buffers that are held."""
-        return frozenset(path for path, held in self._arrays.items() if path in arrays and _is(held, arrays[path]))
+        """The paths at which ``arrays`` has what the last save had."""
+        return frozenset(path for path, array in arrays.items() if self._is_same(path, array))
 
     def hold(self, arrays: Arrays, before: Snapshot | None, now: Snapshot) -> None:
-        """Hold those of ``arrays`` that are equal in the snapshots of two saves, and nothing else."""
+        """Hold or remember the ``arrays`` that were saved as ``now``, after ``before``."""
+        owners = {path: _owner(array) for path, array in arrays.items() if not array.flags.writeable}
+        self._objects = {
+            path: (weakref.ref(owner), _place(arrays[path])) for path, owner in owners.items() if _is_jax(owner)
+        }
         if before is None:
             return
-        self._arrays = {
-            path: array
-            for path, array in arrays.items()
-            if _is_copied_on_write(array) and before.tensors.get(path) == now.tensors[path]
+        self._buffers = {
+            path: arrays[path]
+            for path, owner in owners.items()
+            if _is_tensorflow(owner) and before.tensors.get(path) == now.tensors[path]
         }
 
+    def _is_same(self, path: str, array: NDArray[Any]) -> bool:
+        if array.flags.writeable:
+            return False
+        if path in self._buffers:
+            return _is_tensorflow(_owner(array)) and _place(self._buffers[path]) == _place(array)
+        known = self._objects.get(path)
+        if known is None:
+            return False
+        owner = _owner(array)
+        return _is_jax(owner) and known[0]() is owner and known[1] == _place(array)
 
-def _is(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    return (
-        one.__array_interface__["data"] == other.__array_interface__["data"]
-        and (one.dtype, one.shape, one.strides) == (other.dtype, other.shape, other.strides)
-        and _is_copied_on_write(other)
-    )
+
+def _place(array: NDArray[Any]) -> tuple[object, ...]:
+    """Where an array lies, and how."""
+    return array.__array_interface__["data"], array.dtype, array.shape, array.strides
 
 
-def _is_copied_on_write(array: NDArray[Any]) -> bool:
-    """Whether an array is a read-only view of a TensorFlow tensor: what owns its memory is TensorFlow's."""
+def _owner(array: NDArray[Any]) -> Any:
+    """What owns the memory that an array is a view of; None for memory of its own."""
     owner: Any = array
     while isinstance(owner, np.ndarray | memoryview):
         owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
-    return not array.flags.writeable and type(owner).__name__ == "tensorflow_wrapper"
+    return owner
+
+
+def _is_tensorflow(owner: object) -> bool:
+    return type(owner).__name__ == "tensorflow_wrapper"
+
+
+def _is_jax(owner: object) -> bool:
+    return type(owner).__name__ == "ArrayImpl"
