@@ -1,5 +1,6 @@
 """A state from the storage: every byte is read once, into its place, and compared with its digest."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ from modelkeep.state.tree import select as select_paths
 from modelkeep.store import layout
 from modelkeep.values import Digest
 
-_READERS = 4
-"""Threads: while two wait for the storage two others hash."""
+_READERS = max(2, min(os.cpu_count() or 2, 8))
+"""Threads, one for a processor: with more, a disk is read so far out of order that it reads ahead in vain."""
 
 _BATCH = 4 << 20
 """Bytes of small pieces that one thread reads before it asks for more to do."""

@@ -12,8 +12,8 @@ from modelkeep.errors import UsageError
 
 Row = dict[str, Any]
 
-_NICE = 10
-"""The scheduling priority of what is written in the background: below that of a training, above that of idle work."""
+_NICE = 19
+"""The scheduling priority of what is written in the background: what a training leaves of the processors is enough."""
 
 FLUSH_SECONDS = 1.0
 """Metrics wait at most this long: what a SIGKILL can cost of them."""
@@ -156,7 +156,11 @@ class Writer:
 
 
 def _step_back() -> None:
-    """Let the training have the processor where both want it; threads that this one starts follow it."""
-    if sys.platform == "linux":  # elsewhere the call is about the whole process
+    """Let the training have the processor where both want it; threads that this one starts follow it.
+
+    Not the class of idle work: on a machine that others keep busy nothing would ever become durable.
+    """
+    if sys.platform == "linux":  # elsewhere the calls are about the whole process
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            os.sched_setscheduler(threading.get_native_id(), os.SCHED_BATCH, os.sched_param(0))  # wakes nobody up
