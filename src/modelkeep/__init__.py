@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelkeep import errors as errors
+    from modelkeep.budget import Budget as Budget
     from modelkeep.keep import Keep as Keep
+    from modelkeep.keep import load_model as load_model
     from modelkeep.keep import open as open  # noqa: A004  see there
+    from modelkeep.model.contents import Example as Example
+    from modelkeep.model.publish import Card as Card
     from modelkeep.snapshot import Snapshot as Snapshot
     from modelkeep.store import Checkpoint as Checkpoint
     from modelkeep.store import MetricRow as MetricRow
+    from modelkeep.store import Version as Version
     from modelkeep.training import keras as keras
     from modelkeep.training.policy import Best as Best
     from modelkeep.training.policy import Every as Every
@@ -33,8 +38,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Best": "modelkeep.training.policy",
+    "Budget": "modelkeep.budget",
+    "Card": "modelkeep.model.publish",
     "Checkpoint": "modelkeep.store",
     "Every": "modelkeep.training.policy",
+    "Example": "modelkeep.model.contents",
     "Keep": "modelkeep.keep",
     "MetricRow": "modelkeep.store",
     "Ref": "modelkeep.values",
@@ -42,8 +50,10 @@ _HOMES = {
     "Run": "modelkeep.training.run",
     "RunSummary": "modelkeep.training.summary",
     "Snapshot": "modelkeep.snapshot",
+    "Version": "modelkeep.store",
     "best": "modelkeep.training.policy",
     "every": "modelkeep.training.policy",
+    "load_model": "modelkeep.keep",
     "open": "modelkeep.keep",
     "retain": "modelkeep.training.policy",
 }
@@ -52,8 +62,11 @@ _MODULES = {"errors": "modelkeep.errors", "keras": "modelkeep.training.keras"}
 # Without "keras": `from modelkeep import *` must work where Keras is not installed.
 __all__ = [
     "Best",
+    "Budget",
+    "Card",
     "Checkpoint",
     "Every",
+    "Example",
     "Keep",
     "MetricRow",
     "Ref",
@@ -61,9 +74,11 @@ __all__ = [
     "Run",
     "RunSummary",
     "Snapshot",
+    "Version",
     "best",
     "errors",
     "every",
+    "load_model",
     "open",
     "retain",
 ]

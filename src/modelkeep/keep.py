@@ -7,13 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modelkeep.backend import open_backend
-from modelkeep.errors import ModelkeepError, UsageError
+from modelkeep.budget import Budget
+from modelkeep.errors import ModelkeepError, NotFound, UsageError
+from modelkeep.model.load import Wish, load_version
+from modelkeep.model.publish import Card, Request, publish
 from modelkeep.snapshot import Snapshot
-from modelkeep.store import GRACE_SECONDS, Checkpoint, GcReport, Store, VerifyReport
+from modelkeep.store import GRACE_SECONDS, Checkpoint, GcReport, ModelRecord, Move, Store, Version, VerifyReport
 from modelkeep.store.retention import valid_runs
+from modelkeep.training import environment
 from modelkeep.training.place import default_place
 from modelkeep.training.run import Run, wait_for_saves
-from modelkeep.training.start import Request
+from modelkeep.training.start import Request as RunRequest
 from modelkeep.training.summary import RunSummary, summarize
 from modelkeep.values import Json, Ref
 
@@ -41,6 +45,34 @@ def open(  # noqa: A001  called as `modelkeep.open`
     """
     where = default_place() if place is None else _checked_place(place)
     return Keep(Store.open(open_backend(where, create=create), create=create))
+
+
+def load_model(
+    ref: str | Ref | Version | Snapshot,
+    *,
+    keep: "str | os.PathLike[str] | Keep | None" = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    compiled: bool = False,
+    into: Any = None,
+    check: bool = False,
+    budget: Budget | None = None,
+) -> Any:
+    """Load a model from a keep; `Keep.load_model` says how. ``KEEP#REF`` names another keep than ``keep``.
+
+    >>> import keras, modelkeep
+    >>> model = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(2)])
+    >>> modelkeep.open("memory://docs-load-model").publish("digits", model).ref
+    'model:digits@1'
+    >>> modelkeep.load_model("digits@1", keep="memory://docs-load-model").count_params()
+    8
+    """
+    parsed = Ref.parse(ref) if isinstance(ref, str) else ref
+    if isinstance(parsed, Ref) and parsed.keep is not None:
+        keep = parsed.keep
+    opened = keep if isinstance(keep, Keep) else open(keep, create=False)
+    return opened.load_model(
+        parsed, custom_objects=custom_objects, compiled=compiled, into=into, check=check, budget=budget
+    )
 
 
 def _checked_place(place: object) -> str:
@@ -170,7 +202,118 @@ class Keep:
                 names them, and the run goes on from the newest that is whole.
             InvalidName, NotFound, UsageError: a name, REF, seed or parameter that cannot be.
         """
-        return Run(self._store, Request(name, params, seed, new, fork, exact, capture))
+        return Run(self._store, RunRequest(name, params, seed, new, fork, exact, capture))
+
+    def publish(
+        self,
+        name: str,
+        model: Any,
+        *,
+        example: Any = None,
+        metrics: Mapping[str, float] | None = None,
+        card: str | Card | None = None,
+        parents: Sequence[str | Version] = (),
+        optimizer: bool = False,
+    ) -> Version:
+        """Publish a model as the next version of ``name``; durable when this returns, and never changed again.
+
+        A version holds architecture, weights, signature, examples with their answers, the environment, where it comes
+        from, and a card. Bytes that the newest version, or the checkpoint that is promoted, has already are not written
+        again. Any number of processes may publish at once; a number is never used twice.
+
+        Args:
+            name: letters, digits, ``_``, ``-`` and ``.``.
+            model: a Keras model on any backend, a torch module, a jax pytree of parameters; or a REF such as
+                ``"run:cnn@best:val_loss"``, which is promoted without reading or writing its tensors.
+            example: a few inputs, first axis the batch: ``x[:4]``, or a dict or list of arrays. The model is asked, and
+                its answers are kept (``load_model(check=True)`` compares). For jax a `modelkeep.Example`.
+            metrics: named numbers; those of a promoted checkpoint by default.
+            card: Markdown in the Hugging Face form, or a `modelkeep.Card` with licence and data; else one is written.
+            parents: versions that it grew from, such as ``["digits@1"]``; they cannot be removed before it.
+            optimizer: keep the state of the optimizer too, so that training can go on from the version.
+
+        Raises:
+            UnsupportedState: a part that has no configuration, or one that holds code (a lambda).
+            UsageError: it is no model, is not built, or tells no signature and no example was given.
+            InvalidName, NotFound, Conflict, StorageError: nothing was published.
+
+        >>> import keras
+        >>> keep, model = open("memory://docs-publish"), keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> keep.publish("digits", model, metrics={"accuracy": 0.98}).number
+        1
+        """
+        given = card if isinstance(card, Card) else Card(text=card)
+        request = Request(name, example, metrics, given, tuple(parents), optimizer)
+        return publish(self._store, model, request, environment.capture())
+
+    def load_model(
+        self,
+        ref: str | Ref | Version | Snapshot,
+        *,
+        custom_objects: Mapping[str, Any] | None = None,
+        compiled: bool = False,
+        into: Any = None,
+        check: bool = False,
+        budget: Budget | None = None,
+    ) -> Any:
+        """Load a model; nothing that a file says is run, imported or opened, and every byte is checked.
+
+        Args:
+            ref: such as ``"digits@3"``, ``"model:digits@champion"``, or a checkpoint ``"run:cnn@last"``.
+            custom_objects: classes and functions that the model may use beyond Keras' own: {name: class}.
+            compiled: compile it as it was, with the state of the optimizer where that was kept.
+            into: a model that is there already, into which the weights are put: a Keras model, a torch module; for jax
+                a pytree of the same structure. Needed for torch and jax, whose classes are never imported by name.
+            check: ask the examples again, and compare the answers with those that were kept.
+            budget: the most that the model may take; compared before anything of that size is built.
+
+        Returns: a ``keras.Model``, or ``into``; for jax a new pytree.
+
+        Raises:
+            NotFound: there is nothing of that name; or a class that the model uses was not passed.
+            Unsafe: its architecture would run code, or open what it names.
+            LimitExceeded: it is larger than ``budget``.
+            Damaged: bytes are not those that were written, each tensor by name; or no model can be made of it.
+            StateMismatch: ``into`` does not fit.
+            NotExact: ``check`` found other answers.
+        """
+        if isinstance(ref, Version):
+            snapshot = self._store.snapshot(ref.snapshot_id)
+        else:
+            snapshot = ref if isinstance(ref, Snapshot) else self._store.resolve(ref)
+        return load_version(self._store, snapshot, Wish(custom_objects, compiled, into, check, budget))
+
+    def models(self) -> list[str]:
+        """The names of the models that have a version, ascending."""
+        return self._store.models()
+
+    def model(self, name: str) -> ModelRecord:
+        """A named model: its versions, its aliases and their history; see `modelkeep.store.ModelRecord`.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        record = self._store.model(name)
+        if not record.exists():
+            raise NotFound(f"there is no model {name} in {self.url}; there is {', '.join(self.models()[:8]) or 'none'}")
+        return record
+
+    def alias(
+        self, name: str, alias: str, version: int | None, *, expect: int | None = None, reason: str = ""
+    ) -> Move | None:
+        """Let an alias of a model point at a version, an earlier one too; with None at nothing. Durable on return.
+
+        ``expect`` is where it must be now (a number, or 0 for nowhere): of two who expect the same one succeeds.
+
+        Raises:
+            Conflict: the alias is not where it was expected.
+            NotFound, InvalidName: there is no such version; or the alias would be taken for one.
+
+        >>> keep = open("memory://docs-publish")
+        >>> keep.alias("digits", "champion", 1, reason="the first").version
+        1
+        """
+        return self.model(name).alias(alias, version, expect=expect, reason=reason)
 
     def verify(self, on_progress: Callable[[int, int], None] | None = None) -> VerifyReport:
         """Read everything and name each damage; nothing is changed.

@@ -1,17 +1,18 @@
-"""``modelkeep history``: the metrics of a run, row by row."""
+"""``modelkeep history``: the metrics of a run, row by row; or the moves of an alias."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from modelkeep.cli.exits import exit_codes, tell_damage
-from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, RunArgument, find_run, open_keep
+from modelkeep.cli.models import show_moves
+from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, complete_names, find_run, is_model, open_keep
 from modelkeep.cli.output import is_terminal, print_json, print_table, shown_number, shown_time
 
 if TYPE_CHECKING:
     from modelkeep.store import MetricRow
 
-HELP = "Show the metrics of a run. Rows that a resume computed again are marked as superseded."
+HELP = "Show the metrics of a run (rows that a resume computed again are superseded), or where MODEL@ALIAS has pointed."
 EPILOG = exit_codes(3, 4, 5, 7)
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -19,7 +20,9 @@ _SPARKS = 60
 
 
 def command(
-    run: RunArgument,
+    run: Annotated[
+        str, typer.Argument(metavar="NAME", autocompletion=complete_names, help="A run, or an alias MODEL@ALIAS.")
+    ],
     *,
     current: Annotated[bool, typer.Option("--current", help="Leave superseded rows out.")] = False,
     keep: KeepOption = None,
@@ -27,7 +30,12 @@ def command(
     quiet: QuietOption = False,
 ) -> None:
     """Show metrics."""
+    from modelkeep.values import Ref
+
     opened = open_keep(keep)
+    if "@" in run and is_model(opened, run.partition("@")[0]):
+        show_moves(opened, Ref.parse(run), as_json=as_json, quiet=quiet)
+        return
     record = find_run(opened, run)
     damages: list[str] = []
     found = record.metrics(on_damage=lambda _, error: damages.append(str(error)))

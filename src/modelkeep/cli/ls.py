@@ -1,4 +1,4 @@
-"""``modelkeep ls``: the runs of a keep, or the checkpoints of a run."""
+"""``modelkeep ls``: the runs and models of a keep, the checkpoints of a run, or the versions of a model."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -6,48 +6,65 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelkeep.cli.exits import exit_codes, tell_damage
-from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, complete_runs, find_run, open_keep
-from modelkeep.cli.output import print_json, print_table, shown_bytes, shown_metrics, shown_time
+from modelkeep.cli.models import list_versions, print_models, summaries
+from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, complete_names, find_run, is_model, open_keep
+from modelkeep.cli.output import print_gap, print_json, print_table, shown_bytes, shown_metrics, shown_time
 
 if TYPE_CHECKING:
     from modelkeep.keep import Keep
     from modelkeep.store import Checkpoint
     from modelkeep.training.summary import RunSummary
 
-HELP = "List the runs, or with RUN its checkpoints, the newest first."
+HELP = "List runs and models; or the checkpoints of a run, the versions of a model, the newest first."
 EPILOG = exit_codes(3, 4, 5, 7)
 
 
 def command(
-    run: Annotated[
-        str | None, typer.Argument(metavar="RUN", autocompletion=complete_runs, help="List its checkpoints.")
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", autocompletion=complete_names, help="List the checkpoints or versions of it."),
     ] = None,
     *,
-    dropped: Annotated[bool, typer.Option("--dropped", help="Checkpoints that retention let go, too.")] = False,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="Checkpoints that retention let go, versions that were removed, too.")
+    ] = False,
     keep: KeepOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """List runs or checkpoints."""
+    """List what is in a keep."""
     opened = open_keep(keep)
-    if run is None:
-        _list_runs(opened, as_json=as_json, quiet=quiet)
+    if name is None:
+        _list_all(opened, as_json=as_json, quiet=quiet)
+    elif is_model(opened, name):
+        record = opened.model(name.removeprefix("model:"))
+        list_versions(opened, record, removed=dropped, as_json=as_json, quiet=quiet)
     else:
-        _list_checkpoints(opened, run, dropped=dropped, as_json=as_json, quiet=quiet)
+        _list_checkpoints(opened, name, dropped=dropped, as_json=as_json, quiet=quiet)
 
 
-def _list_runs(keep: "Keep", *, as_json: bool, quiet: bool) -> None:
-    runs = keep.runs()
+def _list_all(keep: "Keep", *, as_json: bool, quiet: bool) -> None:
+    runs, models = keep.runs(), summaries(keep)
     if as_json:
-        print_json({"keep": keep.url, "runs": [asdict(one) for one in runs]})
+        print_json({"keep": keep.url, "runs": [asdict(one) for one in runs], "models": models})
     elif quiet:
-        for one in runs:
-            print(one.name)
-    elif runs:
-        _print_runs(keep, runs)
+        for name in [*(one.name for one in runs), *(f"model:{one['name']}" for one in models)]:
+            print(name)
+    elif runs or models:
+        if runs:
+            _print_runs(keep, runs)
+        if runs and models:
+            print_gap()
+        if models:
+            print_models(keep.url, models)
     else:
-        print(f"no runs yet in {keep.url}")
-    tell_damage(f"run {one.name}: {one.damage}" for one in runs if one.damage)
+        print(f"no runs and no models yet in {keep.url}")
+    tell_damage(
+        [
+            *(f"run {one.name}: {one.damage}" for one in runs if one.damage),
+            *(f"model {one['name']}: {one['damage']}" for one in models if one["damage"]),
+        ]
+    )
 
 
 def _print_runs(keep: "Keep", runs: "list[RunSummary]") -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from modelkeep.cli import demo, doctor, gc, history, ls, show, verify
+from modelkeep.cli import alias, cat, demo, doctor, gc, history, ls, publish, rm, show, verify
 from modelkeep.cli.exits import watched_output, with_exit_codes
 from modelkeep.cli.options import KeepOption
 
@@ -15,14 +15,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Look after a keep: its runs, checkpoints and states.",
     epilog=(
-        "A REF names a snapshot: run:NAME@last, @STEP, @epoch:N or @best:METRIC, or the first digits of an id. "
+        "A REF names a snapshot: run:NAME@last, @STEP, @epoch:N or @best:METRIC, model:NAME@NUMBER or @ALIAS, or the "
+        "first digits of an id. "
         "The keep is --keep, else $MODELKEEP_KEEP, else ./keep. Each command's help lists its exit codes."
     ),
 )
 
 for module, name in (
-    (ls, "ls"), (show, "show"), (history, "history"), (verify, "verify"), (gc, "gc"), (doctor, "doctor"),
-    (demo, "demo"),
+    (ls, "ls"), (show, "show"), (cat, "cat"), (history, "history"), (publish, "publish"), (alias, "alias"), (rm, "rm"),
+    (verify, "verify"), (gc, "gc"), (doctor, "doctor"), (demo, "demo"),
 ):  # fmt: skip
     app.command(name, help=module.HELP, epilog=module.EPILOG)(with_exit_codes(module.command))
 

@@ -23,6 +23,21 @@ def complete_runs(context: typer.Context, incomplete: str) -> list[str]:
         return []  # a shell has nowhere to show an error while a word is being typed
 
 
+def complete_models(context: typer.Context, incomplete: str) -> list[str]:
+    """The same for models."""
+    from modelkeep.errors import ModelkeepError
+
+    try:
+        return [name for name in open_keep(context.params.get("keep")).models() if name.startswith(incomplete)]
+    except ModelkeepError:
+        return []
+
+
+def complete_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Runs and models."""
+    return [*complete_runs(context, incomplete), *complete_models(context, incomplete)]
+
+
 def _keep_named(context: typer.Context, value: str | None) -> str | None:
     """The keep of this command, or else the one that stands before the command: ``modelkeep --keep PATH ls``."""
     if value is not None and not value.strip():
@@ -83,3 +98,12 @@ def find_run(keep: "Keep", name: str) -> "RunRecord":
     close = get_close_matches(name, names, 3, 0.5) or names[:8]
     there = f"did you mean {' or '.join(close)}?" if close else "it has no runs yet"
     raise NotFound(f"there is no run {name} in {keep.url}; {there}")
+
+
+def is_model(keep: "Keep", name: str) -> bool:
+    """Whether a name, with its kind or without, is one of a model and of no run."""
+    if name.startswith("model:"):
+        return True
+    if name.startswith("run:"):
+        return False
+    return keep.store.model(name).exists() and not keep.store.run(name).exists()

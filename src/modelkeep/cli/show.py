@@ -1,4 +1,4 @@
-"""``modelkeep show``: a run, or what is in a snapshot."""
+"""``modelkeep show``: a run, a version of a model, or what is in a snapshot."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelkeep.cli.exits import exit_codes, tell_damage
-from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, complete_runs, find_run, open_keep
+from modelkeep.cli.models import show_version
+from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, complete_names, find_run, is_model, open_keep
 from modelkeep.cli.output import is_terminal, print_gap, print_json, print_table, shown_bytes, shown_metrics, shown_time
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from modelkeep.training.summary import RunSummary
     from modelkeep.values import Json
 
-HELP = "Show a run (RUN), or a snapshot (RUN@REV or the first digits of its id): metadata, tensors, JSON state."
+HELP = "Show a run (RUN), a version of a model (MODEL@REV), or a snapshot (RUN@REV, or the first digits of its id)."
 EPILOG = exit_codes(3, 4, 5, 7, 9)
 
 _ON_A_TERMINAL = 40
@@ -24,7 +25,7 @@ _ON_A_TERMINAL = 40
 
 
 def command(
-    ref: Annotated[str, typer.Argument(metavar="REF", autocompletion=complete_runs, help="A run, or a snapshot.")],
+    ref: Annotated[str, typer.Argument(metavar="REF", autocompletion=complete_names, help="A run, a version, or a snapshot.")],
     *,
     everything: Annotated[bool, typer.Option("--all", help="Each tensor and value, however many.")] = False,
     keep: KeepOption = None,
@@ -36,7 +37,10 @@ def command(
 
     parsed = Ref.parse(ref)
     opened = open_keep(parsed.keep or keep)
-    if parsed.kind != "snapshot" and "@" not in ref:
+    named = f"{parsed.kind}:{parsed.name}" if parsed.kind else parsed.name
+    if parsed.kind != "snapshot" and is_model(opened, named) and not everything:
+        show_version(opened, parsed, as_json=as_json, quiet=quiet)
+    elif parsed.kind != "snapshot" and "@" not in ref:
         _show_run(opened, find_run(opened, parsed.name), as_json=as_json, quiet=quiet)
     else:
         limit = None if everything or not is_terminal() else _ON_A_TERMINAL

@@ -1,0 +1,119 @@
+"""What a version of a model holds, from a live model: architecture, signature, weights, and examples with answers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from modelkeep.errors import UsageError
+from modelkeep.model.signature import Signature
+from modelkeep.snapshot.canonical import canonical_json
+from modelkeep.values import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Inputs of a model with what it answers, where modelkeep cannot ask it: for jax, whose models are functions.
+
+    >>> Example(inputs=np.zeros((2, 3)), outputs=np.zeros((2, 1))).inputs.shape
+    (2, 3)
+    """
+
+    inputs: Any
+    outputs: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The parts of a version's state tree, as they are at this moment."""
+
+    framework: str
+    """``"keras"``, ``"torch"`` or ``"jax"``."""
+    tree: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: Any, example: Any, *, optimizer: bool) -> "Contents":
+        """Take a model apart, and ask it what it answers to ``example``.
+
+        Raises:
+            UsageError: something that is no model; or no signature could be told, and no example was given.
+            UnsupportedState: a part that cannot be kept, or whose configuration holds code.
+        """
+        if _is_of(model, "keras", "Model"):
+            from modelkeep.model import keras_model
+
+            return cls("keras", keras_model.contents(model, example, optimizer=optimizer))
+        if optimizer:
+            raise UsageError("optimizer=True takes the optimizer of a compiled Keras model; save a run's state instead")
+        if _is_of(model, "torch.nn.modules.module", "Module"):
+            from modelkeep.model import torch_model
+
+            return cls("torch", torch_model.contents(model, example))
+        if isinstance(model, dict | list | tuple):
+            return cls("jax", _of_pytree(model, example))
+        raise UsageError(
+            f"a {type(model).__name__} is no model that is known; publish a Keras model, a torch module, a jax pytree "
+            "of parameters, or a REF such as 'run:cnn@best:val_loss'"
+        )
+
+
+def answered(inputs: Any, ask: Callable[[Any], Any]) -> Example:
+    """``inputs`` as arrays, with what ``ask`` gives for them; an `Example` as it is."""
+    if isinstance(inputs, Example):
+        return Example(mapped(inputs.inputs, array_of), mapped(inputs.outputs, array_of))
+    arrays = mapped(inputs, array_of)
+    return Example(arrays, ask(arrays))
+
+
+def examples_part(example: Example) -> dict[str, Any]:
+    """The part ``examples`` of the tree."""
+    return {"inputs": example.inputs, "outputs": example.outputs}
+
+
+def architecture_part(document: Json) -> bytes:
+    """The part ``architecture`` of the tree: JSON, as bytes, so that checkpoints share it."""
+    return canonical_json(document)
+
+
+def array_of(leaf: Any) -> Any:
+    """A leaf of an example as an array; text as an object array of str or bytes."""
+    array = np.asarray(leaf)
+    if array.dtype.kind in "US":
+        return array.astype(object)
+    if array.dtype.kind in "OV" and not all(isinstance(item, str | bytes) for item in array.flat):
+        raise UsageError(f"an example holds a {type(leaf).__name__}, of which no array of numbers or text can be made")
+    return array
+
+
+def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """``tree`` with each leaf changed; dicts, lists and tuples are kept. A list of plain numbers or text is one leaf."""
+    if isinstance(tree, dict):
+        return {key: mapped(value, change) for key, value in tree.items()}
+    if isinstance(tree, tuple) or (isinstance(tree, list) and any(hasattr(item, "shape") for item in tree)):
+        return type(tree)(mapped(value, change) for value in tree)
+    return change(tree)
+
+
+def _of_pytree(params: Any, example: Any) -> dict[str, Any]:
+    from modelkeep.frameworks import jax
+
+    if not isinstance(example, Example):
+        raise UsageError(
+            "a pytree of parameters cannot be asked; pass example=mk.Example(inputs=x, outputs=apply(params, x))"
+        )
+    given = answered(example, lambda _: None)
+    return {
+        "architecture": architecture_part({"format": 1, "framework": "jax"}),
+        "signature": Signature.of_arrays(given.inputs, given.outputs).to_json(),
+        "model": jax.state_of(params),
+        "examples": examples_part(given),
+    }
+
+
+def _is_of(model: Any, module: str, name: str) -> bool:
+    """Whether a class of that name, of a framework that is perhaps not imported, is among those of ``model``."""
+    return any(
+        cls.__name__ == name and (cls.__module__ == module or cls.__module__.startswith(f"{module}."))
+        for cls in type(model).__mro__
+    )

@@ -1,0 +1,194 @@
+"""What a model takes and gives: the names, dtypes and shapes of its inputs and outputs, free dimensions included."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from modelkeep.errors import Damaged, LimitExceeded, UsageError
+from modelkeep.values import Json
+
+MOST = 10_000
+"""Inputs, or outputs, of one signature."""
+DEEPEST = 8
+"""Dicts and lists within each other."""
+
+Infos: TypeAlias = "TensorInfo | list[Any] | dict[str, Any]"
+"""One tensor, or a list or dict of such, nested as the model takes or gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One input or output. ``shape`` has None for a dimension that may differ from call to call."""
+
+    name: str
+    dtype: str
+    """As numpy and ml_dtypes name it; text is ``"string"``."""
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        axes = ", ".join("?" if axis is None else str(axis) for axis in self.shape)
+        return f"{self.name}: {self.dtype} [{axes}]"
+
+    def to_json(self) -> dict[str, Json]:
+        """The info as it is kept."""
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives.
+
+    >>> found = Signature.of_arrays({"image": np.zeros((4, 8, 8), "float32")}, np.zeros((4, 10), "float32"))
+    >>> print(found)
+    image: float32 [?, 8, 8] -> output: float32 [?, 10]
+    >>> Signature.from_json(found.to_json()) == found
+    True
+    """
+
+    inputs: Infos
+    outputs: Infos
+
+    @classmethod
+    def of_arrays(cls, inputs: Any, outputs: Any) -> "Signature":
+        """The signature of what was put into a model and what came out; the first axis of each is taken as free."""
+        return cls(_mapped(inputs, "input", info_of), _mapped(outputs, "output", info_of))
+
+    @classmethod
+    def from_json(cls, document: Json) -> "Signature":
+        """Read what `to_json` gave.
+
+        Raises:
+            Damaged, LimitExceeded: it is no signature, or one of more than 10,000 tensors.
+        """
+        if not isinstance(document, dict) or document.keys() != {"inputs", "outputs"}:
+            raise Damaged("the signature has not exactly inputs and outputs")
+        found = cls(_read(document["inputs"], "inputs", 0), _read(document["outputs"], "outputs", 0))
+        for infos in (found.inputs, found.outputs):
+            if sum(1 for _ in tensors(infos)) > MOST:
+                raise LimitExceeded(f"the signature has more than {MOST:,} tensors")
+        return found
+
+    def to_json(self) -> dict[str, Json]:
+        """The signature as it is kept."""
+        return {"inputs": _written(self.inputs), "outputs": _written(self.outputs)}
+
+    def check_inputs(self, inputs: Any) -> None:
+        """Compare inputs with what the model takes.
+
+        Raises:
+            UsageError: each name, dtype or shape that differs, wanted and found.
+        """
+        wrong: list[str] = []
+        _compare(self.inputs, inputs, "", wrong)
+        if wrong:
+            raise UsageError(f"these inputs do not fit the model: {'; '.join(wrong[:10])}; it takes {self.shown_inputs}")
+
+    @property
+    def shown_inputs(self) -> str:
+        """The inputs in one line."""
+        return ", ".join(map(str, tensors(self.inputs)))
+
+    @property
+    def shown_outputs(self) -> str:
+        """The outputs in one line."""
+        return ", ".join(map(str, tensors(self.outputs)))
+
+    def __str__(self) -> str:
+        return f"{self.shown_inputs} -> {self.shown_outputs}"
+
+
+def tensors(infos: Infos) -> Iterator[TensorInfo]:
+    """Each tensor of the inputs or outputs, in order."""
+    if isinstance(infos, TensorInfo):
+        yield infos
+        return
+    for part in infos.values() if isinstance(infos, dict) else infos:
+        yield from tensors(part)
+
+
+def info_of(array: Any, name: str) -> TensorInfo:
+    """The info of an array whose first axis counts examples."""
+    array = np.asarray(array)
+    return TensorInfo(name, dtype_name(array.dtype), (None, *array.shape[1:]) if array.ndim else ())
+
+
+def dtype_name(dtype: "np.dtype[Any]") -> str:
+    """The name of a dtype in a signature.
+
+    >>> dtype_name(np.dtype(">f4")), dtype_name(np.dtype("U5"))
+    ('float32', 'string')
+    """
+    return "string" if dtype.kind in "OUST" else dtype.newbyteorder("=").name
+
+
+def _mapped(tree: Any, name: str, make: Callable[[Any, str], TensorInfo]) -> Infos:
+    """Infos of a tree of tensors; entries of a dict have their key as their name, those of a list a number."""
+    if isinstance(tree, Mapping):
+        return {key: _mapped(value, key if isinstance(key, str) else name, make) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_mapped(value, f"{name}_{index}", make) for index, value in enumerate(tree)]
+    return make(tree, name)
+
+
+def _written(infos: Infos) -> Json:
+    if isinstance(infos, TensorInfo):
+        return infos.to_json()
+    if isinstance(infos, dict):
+        return {key: _written(part) for key, part in infos.items()}
+    return [_written(part) for part in infos]
+
+
+def _read(node: Json, where: str, depth: int) -> Infos:
+    if depth > DEEPEST:
+        raise LimitExceeded(f"the signature has {where} nested deeper than {DEEPEST}")
+    if isinstance(node, list):
+        return [_read(part, f"{where}[{index}]", depth + 1) for index, part in enumerate(node)]
+    if not isinstance(node, dict):
+        raise Damaged(f"the signature has {node!r:.60} at {where}, where a tensor should be")
+    name, dtype, shape = (node.get(key) for key in ("name", "dtype", "shape"))
+    if node.keys() != {"name", "dtype", "shape"} or not isinstance(name, str):
+        return {key: _read(part, f"{where}.{key}", depth + 1) for key, part in node.items()}
+    axes = shape if isinstance(shape, list) else [""]
+    if not isinstance(dtype, str) or not all(one is None or (type(one) is int and one >= 0) for one in axes):
+        raise Damaged(f"the signature has a tensor at {where} whose dtype or shape is none")
+    return TensorInfo(name, dtype, tuple(axes))  # type: ignore[arg-type]  # looked at above
+
+
+def _compare(wanted: Infos, found: Any, where: str, wrong: list[str]) -> None:
+    if isinstance(wanted, TensorInfo):
+        fault = _fault(wanted, found)
+        if fault:
+            wrong.append(f"{wanted.name} is {fault}")
+    elif isinstance(wanted, dict):
+        if not isinstance(found, Mapping):
+            wrong.append(f"{where or 'the input'} is a {type(found).__name__}, not a dict of {', '.join(wanted)}")
+            return
+        wrong += [f"{key} is missing" for key in wanted if key not in found]
+        wrong += [f"{key} is not known" for key in found if key not in wanted]
+        for key, part in wanted.items():
+            if key in found:
+                _compare(part, found[key], key, wrong)
+    elif not isinstance(found, list | tuple) or len(found) != len(wanted):
+        count = len(found) if isinstance(found, list | tuple) else type(found).__name__
+        wrong.append(f"{where or 'the input'} is {count}, not a list of {len(wanted)}")
+    else:
+        for index, part in enumerate(wanted):
+            _compare(part, found[index], f"{where}[{index}]", wrong)
+
+
+def _fault(wanted: TensorInfo, found: Any) -> str:
+    """What is wrong with an array; numbers of another width are not, since every framework converts them."""
+    try:
+        array = np.asarray(found)
+    except ValueError as error:
+        return f"no array ({error})"
+    fits = array.ndim == len(wanted.shape) and all(
+        axis is None or axis == length for axis, length in zip(wanted.shape, array.shape, strict=True)
+    )
+    if not fits:
+        return f"of shape {list(array.shape)}, and {wanted} is wanted"
+    if (dtype_name(array.dtype) == "string") != (wanted.dtype == "string"):
+        return f"{dtype_name(array.dtype)}, and {wanted} is wanted"
+    return ""
