@@ -25,6 +25,9 @@ _HELD = "views held, nothing written"
 class Trainer:
     """A training whose step writes to every array, and the asynchronous saves of it."""
 
+    copies_on_write = True
+    """Whether the framework makes a copy rather than write to what somebody holds."""
+
     def __init__(self, size: int) -> None:
         import modelkeep as mk
 
@@ -58,7 +61,7 @@ class Trainer:
 
     def ways(self) -> list[str]:
         """The names of the savers, and of the limit."""
-        return ["modelkeep", _HELD, *self.peers()]
+        return ["modelkeep", *([_HELD] if self.copies_on_write else []), *self.peers()]
 
     def measure(self, way: str) -> dict[str, float]:
         """Seconds: of the ``call``, ``added`` to its step and the next three, of a warm memory ``copy`` of the bytes,
@@ -188,6 +191,8 @@ class Jax(Trainer):
 
 class Torch(Trainer):
     """Parameters, changed in place, and DCP's asynchronous save."""
+
+    copies_on_write = False
 
     def build(self, arrays: states.Arrays) -> None:
         import torch
