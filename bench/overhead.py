@@ -6,6 +6,7 @@ checkpoint) is not a cost of each step.
 
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from time import perf_counter, process_time
@@ -19,26 +20,32 @@ from bench.worker import Worker
 
 BACKENDS = ("tensorflow", "jax", "torch")
 WAYS = ("Model.fit", "Model.fit again", "mk.keras.fit")
-_BATCH = 32
-_FEATURES = 32
+_SMALL = (32, 32, 64)
+"""Rows of a batch, features, units: a step that takes no time, so that what is added to it shows."""
+_LARGE = (256, 512, 1024)
+"""The same for a step of 20 ms and more."""
+_EVERY_SECONDS = 5.0
+_LONG_ROUNDS = 3
 
 
 class Fitter:
     """A compiled model for each way to fit, and the data of one epoch."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, large: bool = False) -> None:
         import keras
         import numpy as np
 
         import modelkeep as mk
 
         generator = np.random.default_rng(0)
+        self._batch, features, units = _LARGE if large else _SMALL
+        self._every = mk.every(seconds=_EVERY_SECONDS) if large else mk.every(epochs=1000)
         self._data = (
-            generator.random((steps * _BATCH, _FEATURES)).astype("float32"),
-            generator.integers(0, 10, steps * _BATCH),
+            generator.random((steps * self._batch, features)).astype("float32"),
+            generator.integers(0, 10, steps * self._batch),
         )
         self._steps = steps
-        self._models = {way: _model(keras) for way in WAYS}
+        self._models = {way: _model(keras, features, units) for way in WAYS}
         self._folder = tempfile.TemporaryDirectory(prefix="modelkeep-bench-")
         self._keep = mk.open(self._folder.name)
         self._number = 0
@@ -46,7 +53,7 @@ class Fitter:
     def step(self, way: str) -> dict[str, float]:
         """Fit for one epoch; return the seconds of a step by the ``wall`` clock and of the ``cpu``."""
         clock = _clock(self._steps)
-        arguments = {"batch_size": _BATCH, "verbose": 0, "callbacks": [clock]}
+        arguments = {"batch_size": self._batch, "verbose": 0, "callbacks": [clock]}
         model = self._models[way]
         if way == "mk.keras.fit":
             self._fit_kept(model, arguments)
@@ -59,12 +66,12 @@ class Fitter:
 
         self._number += 1
         with self._keep.run(f"bench-{self._number}", seed=0, capture=False) as run:
-            mk.keras.fit(model, *self._data, run=run, checkpoint=mk.every(epochs=1000), **arguments)
+            mk.keras.fit(model, *self._data, run=run, checkpoint=self._every, **arguments)
 
 
-def _model(keras: Any) -> Any:
-    layers = [keras.layers.Dense(64, activation="relu"), keras.layers.Dense(10)]
-    model = keras.Sequential([keras.Input((_FEATURES,)), *layers])
+def _model(keras: Any, features: int, units: int) -> Any:
+    hidden = [keras.layers.Dense(units, activation="relu") for _ in range(1 if units < 100 else 3)]
+    model = keras.Sequential([keras.Input((features,)), *hidden, keras.layers.Dense(10)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss, metrics=["accuracy"])
     return model
@@ -98,7 +105,11 @@ def _clock(steps: int) -> Any:
 
 
 def run(settings: Settings) -> list[Report]:
-    """The table of all backends."""
+    """The tables of a small step and of a long one."""
+    return [_small(settings), _large(settings)]
+
+
+def _small(settings: Settings) -> Report:
     report = Report(
         "a training step (a small Keras model), ms",
         ["backend", "Model.fit, CPU", "added CPU, µs", "A/A, µs", "Model.fit, wall", "added wall, µs", "A/A, µs "],
@@ -116,7 +127,31 @@ def run(settings: Settings) -> list[Report]:
             report.add("ours", *cells)
     report.remarks.append("added: median over rounds of the difference to Model.fit in the same round")
     report.remarks.append("A/A: Model.fit with another model of the same kind: what noise alone adds")
-    return [report]
+    return report
+
+
+def _large(settings: Settings) -> Report:
+    report = Report(
+        f"a training with a checkpoint every {_EVERY_SECONDS:.0f} s, wall time of a step",
+        ["backend", "Model.fit, ms", "mk.keras.fit", "A/A"],
+    )
+    some = replace(settings, rounds=min(settings.rounds, _LONG_ROUNDS))
+    with ExitStack() as stack:
+        for backend in BACKENDS:
+            settings.told(f"{backend}, long steps")
+            fitter = stack.enter_context(
+                Worker(
+                    "bench.overhead.Fitter",
+                    env={"KERAS_BACKEND": backend},
+                    steps=settings.steps(400, 20),
+                    large=True,
+                )
+            )
+            plain, again, kept = _measured(fitter, some)["wall"]
+            shares = [f"{(one.ratio(plain) - 1) * 100:+.1f} %" for one in (kept, again)]
+            report.add("ours", backend, f"{plain.middle * 1e3:.1f}", *shares)
+    report.remarks.append("in per cent of Model.fit in the same round; A/A: Model.fit against itself")
+    return report
 
 
 def _measured(fitter: Worker, settings: Settings) -> dict[str, list[Result]]:

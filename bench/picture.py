@@ -11,6 +11,9 @@ from bench.report import Report
 _INK, _PALE, _OURS, _LIMIT, _PEER = "#1b2a41", "#6b7280", "#2a9d5c", "#9ec5ff", "#c9ced8"
 _COLORS = {"ours": _OURS, "limit": _LIMIT}
 
+_GROWTH = "many checkpoints"
+"""In the title of the table that is drawn as lines: each column over the number of checkpoints."""
+
 _PANELS = {
     "memory as retention leaves it": ("median, s", "save: seconds, ours durable and hashed"),
     "what training waits for": ("copies", "wait: added to training, in memory copies"),
@@ -18,6 +21,10 @@ _PANELS = {
     "cold: files evicted": ("median, s", "restore from a cold disk: seconds"),
 }
 """Words in the title of a table: the column that is drawn, and what it says above."""
+
+
+_LINES_HEIGHT = 9
+"""Of the panel of lines, in rows of bars."""
 
 
 def draw(reports: Sequence[Report], measured: str, path: Path) -> bool:
@@ -29,18 +36,35 @@ def draw(reports: Sequence[Report], measured: str, path: Path) -> bool:
         path: where the PNG goes.
     """
     panels = [(report, *panel) for words, panel in _PANELS.items() for report in reports if words in report.title]
-    if not panels:
+    growing = [report for report in reports if _GROWTH in report.title]
+    if not panels and not growing:
         return False
-    height = sum(max(len(report.rows), 4) * 0.3 + 0.9 for report, _, _ in panels)
-    figure = Figure(figsize=(9, height), dpi=130, layout="constrained")
-    ratios = [len(report.rows) + 2 for report, _, _ in panels]
-    for axes, (report, column, text) in zip(
-        figure.subplots(len(panels), 1, squeeze=False, height_ratios=ratios)[:, 0], panels, strict=True
-    ):
+    rows = [max(len(report.rows), 4) for report, _, _ in panels] + [_LINES_HEIGHT] * len(growing)
+    figure = Figure(figsize=(9, sum(count * 0.3 + 0.9 for count in rows)), dpi=130, layout="constrained")
+    every = figure.subplots(len(rows), 1, squeeze=False, height_ratios=[count + 2 for count in rows])[:, 0]
+    for axes, (report, column, text) in zip(every, panels, strict=False):
         _bars(axes, report, report.columns.index(column), text)
+    for axes, report in zip(every[len(panels) :], growing, strict=True):
+        _lines(axes, report)
     figure.supxlabel(measured, fontsize=8, color=_PALE)
     figure.savefig(path)
     return True
+
+
+def _lines(axes: Axes, report: Report) -> None:
+    counts = [float(cells[0].replace(",", "")) for _, cells in report.rows]
+    for column, name in enumerate(report.columns[1:-1], 1):
+        values = [float(cells[column]) for _, cells in report.rows]
+        axes.plot(counts, values, marker="o", color=_OURS if name == "ls" else _PALE, linewidth=1.8)
+        axes.annotate(name, (counts[-1], values[-1]), (6, -3), textcoords="offset points", fontsize=9, color=_INK)
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlim(counts[0] * 0.9, counts[-1] * 2.5)
+    axes.set_xticks(counts, [cells[0] for _, cells in report.rows], fontsize=9)
+    axes.set_xticks([], minor=True)
+    axes.set_title("growth: milliseconds over the number of checkpoints", loc="left", fontsize=12, fontweight="bold")
+    axes.set_xlabel(report.title, loc="left", fontsize=7.5, color=_PALE)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8.5)
 
 
 def _bars(axes: Axes, report: Report, column: int, text: str) -> None:

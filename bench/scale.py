@@ -1,5 +1,6 @@
 """Many checkpoints in one keep: what it takes to open it, to find the newest and the best, to list the runs."""
 
+import hashlib
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -46,14 +47,19 @@ def _grow(store: object, made: int, count: int) -> float:
     started = perf_counter()
     for number in range(made, count):
         step, name = divmod(number, _RUNS)
-        record = store.run(f"run{name:03d}")
-        attempt = record.attempts()[0] if record.exists() else record.start_attempt({"writer": f"{name:016x}"})
+        record, writer = store.run(f"run{name:03d}"), _writer(name)
+        attempt = record.attempts()[0] if record.exists() else record.start_attempt({"writer": writer})
         for array in arrays.values():
             array += 1
-        snapshot = store.save(arrays, meta={"kind": "checkpoint", "number": number}, writer=f"{name:016x}")
+        snapshot = store.save(arrays, meta={"kind": "checkpoint", "number": number}, writer=writer)
         metrics = {"val_loss": float(number * 7919 % 10007)}
         record.commit_checkpoint(attempt, snapshot, step=step, epoch=step, metrics=metrics)
     return perf_counter() - started
+
+
+def _writer(name: int) -> str:
+    """The token of a run's attempt: random digits in real life, by which shards are spread over folders."""
+    return hashlib.sha256(str(name).encode()).hexdigest()[:16]
 
 
 def _acts(place: Path) -> list[Callable[[], object]]:
