@@ -81,13 +81,17 @@ class Removals:
     def hold(self, number: int) -> bool:
         """End a removal that is under way, after something that needs the version was made durable.
 
-        Returns: whether the version stays. Raises Damaged.
+        Returns: whether the version stays; when it does not, that is durable: somebody is refused because of it.
+
+        Raises:
+            Damaged: a step cannot be read.
         """
         while True:
             newest, step = self._step(number)
-            if step != _BEGUN:
-                return step != _REMOVED
-            if self.end(number, newest, removed=False):
+            if step == _REMOVED:
+                self._journal(number).settle(newest)
+                return False
+            if step == _KEPT or self.end(number, newest, removed=False):
                 return True
 
     def settle(self, number: int) -> None:
