@@ -87,7 +87,7 @@ def test_every_sealed_example_of_the_format_is_one(document):
 
 
 def test_the_format_shows_each_kind_of_object():
-    assert len(examples_of_the_spec()) == 8
+    assert len(examples_of_the_spec()) == 11
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

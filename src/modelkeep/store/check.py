@@ -1,4 +1,4 @@
-"""Read everything in a keep, and name what is damaged: each tensor, and the checkpoints that it is part of."""
+"""Read everything in a keep, and name what is damaged: each tensor, the checkpoints and versions that it is part of."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +13,12 @@ from modelkeep.snapshot.pieces import digest
 from modelkeep.snapshot.safetensors import Entry as Lies
 from modelkeep.snapshot.safetensors import data_start, parse_header
 from modelkeep.store import layout
-from modelkeep.store.documents import read_document
+from modelkeep.store.documents import key_of, read_document
+from modelkeep.store.models import ModelRecord
 from modelkeep.store.numbering import number_of
-from modelkeep.store.retention import valid_runs
+from modelkeep.store.retention import valid_models, valid_runs
 from modelkeep.store.runs import Checkpoint, RunRecord
+from modelkeep.store.versions import Version
 from modelkeep.values import Digest, SnapshotId
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 _DROPPED = "dropped"
 _LOCK = re.compile(r"runs/[^/]+/lock")
 _CHECKPOINT = re.compile(r"runs/(?P<run>[^/]+)/checkpoints/(?P<number>[0-9]{10})\.json")
+_VERSION = re.compile(r"models/(?P<model>[^/]+)/versions/(?P<number>[0-9]{10})\.json")
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are read and the bytes of the whole keep."""
@@ -40,7 +43,7 @@ class Damage:
     snapshots: tuple[SnapshotId, ...]
     """The snapshots that it is part of."""
     refs: tuple[str, ...]
-    """The checkpoints that cannot be loaded because of it, such as ``run:cnn@1200``."""
+    """The checkpoints and versions that cannot be loaded because of it: ``run:cnn@1200``, ``model:digits@3``."""
     what: str
     """What was found, and what to do."""
 
@@ -93,7 +96,7 @@ class _Keep:
     holders: dict[str, list[Snapshot]] = field(default_factory=dict)
     """The snapshots that a shard holds pieces of, by shard."""
     refs: dict[SnapshotId, list[str]] = field(default_factory=dict)
-    """The checkpoints that name a snapshot."""
+    """The checkpoints and versions that name a snapshot."""
 
 
 def verify(store: "Store", on_progress: Progress | None = None) -> VerifyReport:
@@ -124,6 +127,8 @@ def verify(store: "Store", on_progress: Progress | None = None) -> VerifyReport:
             keep.holders.setdefault(shard, []).append(snapshot)
     for run in valid_runs(store):
         _check_checkpoints(keep, run)
+    for model in valid_models(store):
+        _check_model(keep, model)
     _name_refs(keep)
     for entry in shards:
         before = findings.done
@@ -149,8 +154,8 @@ def _check_record(keep: _Keep, key: str) -> None:
     is_snapshot = key.startswith(f"{layout.SNAPSHOTS}/")
     try:
         data = read_document(keep.store.backend, key)
-        if not data and key.startswith(f"{layout.CONDEMNED}/"):
-            return  # a sentence of all shards, by a collector on a full disk
+        if not data and key.startswith((f"{layout.CONDEMNED}/", f"{layout.CONDEMNED_SNAPSHOTS}/")):
+            return  # a sentence of one snapshot, or of all shards by a collector on a full disk
         if not is_snapshot:
             unseal(data, key)
             return
@@ -161,17 +166,18 @@ def _check_record(keep: _Keep, key: str) -> None:
     except InvalidName:
         keep.findings.foreign.append(_printable(key))
     except ModelkeepError as error:
-        if isinstance(error, NotFound) and not key.startswith(f"{layout.RUNS}/"):
-            return  # deleted since it was listed; a checkpoint that still names it is told below
+        if isinstance(error, NotFound) and not key.startswith((f"{layout.RUNS}/", f"{layout.MODELS}/")):
+            return  # deleted since it was listed; what still names it is told below
         named = (layout.snapshot_of(key),) if is_snapshot else ()
         keep.findings.add(Damage(key, (), named, (), _told(key, error)), error)
 
 
 def _told(key: str, error: Exception) -> str:
-    match = _CHECKPOINT.fullmatch(key)
-    if match is None:
-        return str(error)
-    return f"{error}; this is checkpoint {number_of(match['number'])} of run {match['run']}"
+    if match := _CHECKPOINT.fullmatch(key):
+        return f"{error}; this is checkpoint {number_of(match['number'])} of run {match['run']}"
+    if match := _VERSION.fullmatch(key):
+        return f"{error}; this is version {number_of(match['number'])} of model {match['model']}"
+    return str(error)
 
 
 def _check_checkpoints(keep: _Keep, run: RunRecord) -> None:
@@ -185,6 +191,38 @@ def _check_checkpoints(keep: _Keep, run: RunRecord) -> None:
             what = "the record is gone; restore it from a copy of the keep, or go on from an older checkpoint"
             keep.findings.damages.append(Damage(key, (), (checkpoint.snapshot_id,), (ref,), what))
     _check_history(run, damaged)
+    _add_unknown(keep, damaged)
+
+
+def _check_model(keep: _Keep, model: ModelRecord) -> None:
+    """Collect the versions by snapshot; a snapshot that is missing is damage, and so is an alias of no version."""
+    damaged: dict[str, Exception] = {}
+    for version in model.iterate_versions(on_damage=damaged.__setitem__, damage=(ModelkeepError,)):
+        keep.refs.setdefault(version.snapshot_id, []).append(version.ref)
+        if not keep.store.has_snapshot(version.snapshot_id) and not _is_withdrawn(model, version):
+            key = layout.snapshot_key(version.snapshot_id)
+            what = "the record is gone; restore it from a copy of the keep, or publish the model again"
+            keep.findings.damages.append(Damage(key, (), (version.snapshot_id,), (version.ref,), what))
+    for name in model.alias_names():
+        try:
+            model.history(name, on_damage=damaged.__setitem__)
+            model.aliased(name)
+        except ModelkeepError as error:
+            damaged.setdefault(key_of(error, f"{model.prefix}/aliases/{name}"), error)
+    _add_unknown(keep, damaged)
+
+
+def _is_withdrawn(model: ModelRecord, version: Version) -> bool:
+    """Whether a version was removed since it was listed, or may have been: by a removal that cannot be read."""
+    try:
+        model.version(version.number)
+    except ModelkeepError:
+        return True
+    return False
+
+
+def _add_unknown(keep: _Keep, damaged: Mapping[str, Exception]) -> None:
+    """Report what was found damaged where it was used, and was whole as bytes."""
     known = {found.key for found in [*keep.findings.damages, *keep.findings.newer]}
     for key, error in damaged.items():
         if key not in known:

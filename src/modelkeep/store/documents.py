@@ -3,6 +3,7 @@
 A digest proves that bytes are those that somebody wrote, not that they belong where they lie: each field is looked at.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -10,13 +11,22 @@ from typing import TypeAlias
 from modelkeep.backend import Backend
 from modelkeep.errors import Damaged, LimitExceeded, ModelkeepError, UnknownFormat
 from modelkeep.snapshot.canonical import DOCUMENT_BYTES
-from modelkeep.values import Json
+from modelkeep.state.leaves import decode, encode
+from modelkeep.store.numbering import number_of
+from modelkeep.values import Json, SnapshotId
+
+_SNAPSHOT_ID = re.compile(r"[0-9a-f]{64}")
 
 OnDamage: TypeAlias = Callable[[str, Exception], object]
 """Told of an object that cannot be read: its key, and the error, whose message names the key too."""
 
 DAMAGE: tuple[type[ModelkeepError], ...] = (Damaged, LimitExceeded)
 """What an object that is not as it was written raises when it is read."""
+
+
+def key_of(error: Exception, otherwise: str) -> str:
+    """The key of the object that an error is about, or ``otherwise`` where it names none."""
+    return getattr(error, "key", "") or otherwise
 
 
 def read_document(backend: Backend, key: str) -> bytes:
@@ -32,6 +42,15 @@ def read_document(backend: Backend, key: str) -> bytes:
             f"{key} has {size:,} bytes, and a record has at most {DOCUMENT_BYTES:,}; restore it from a copy of the keep"
         )
     return backend.read(key, 0, size)
+
+
+def numbers_in(backend: Backend, folder: str) -> Iterator[int]:
+    """The numbers of the objects in a folder, newest first; files of other names are passed over."""
+    for entry in backend.list(folder):
+        if entry.key.endswith(".json"):
+            number = number_of(entry.key.removeprefix(f"{folder}/").removesuffix(".json"))
+            if number is not None:
+                yield number
 
 
 @contextmanager
@@ -79,3 +98,23 @@ def float_of(value: object) -> float:
     if type(value) is not int and type(value) is not float:
         raise TypeError(f"a number was expected, not {value!r:.40}")
     return float(value)
+
+
+def snapshot_id_of(value: Json) -> SnapshotId:
+    """``value``, the id of a snapshot: it becomes part of a key, so nothing but our own form may pass."""
+    if not isinstance(value, str) or not _SNAPSHOT_ID.fullmatch(value):
+        raise TypeError("its snapshot is no snapshot id")
+    return SnapshotId(value)
+
+
+def encode_metrics(values: Mapping[str, float]) -> dict[str, Json]:
+    """Metrics as JSON, NaN and infinities too."""
+    return {name: encode(float(value), name) for name, value in values.items()}
+
+
+def decode_metrics(values: Json) -> dict[str, float]:
+    """The metrics that were encoded. Raises TypeError, Damaged."""
+    return {
+        name: float_of(decode(dict(value), name) if isinstance(value, Mapping) else value)
+        for name, value in mapping_of(values).items()
+    }

@@ -8,7 +8,9 @@ KEEP = "keep.json"
 SHARDS = "shards"
 SNAPSHOTS = "snapshots"
 RUNS = "runs"
+MODELS = "models"
 CONDEMNED = "gc/condemned"
+CONDEMNED_SNAPSHOTS = "gc/snapshots"
 SHARD_SUFFIX = ".safetensors"
 
 
@@ -46,13 +48,39 @@ def condemned_key(name: str) -> str:
     return f"{CONDEMNED}/{name}.json"
 
 
+def condemned_snapshot_key(snapshot: SnapshotId) -> str:
+    """The key of the sentence of a snapshot whose record is about to be deleted."""
+    return f"{CONDEMNED_SNAPSHOTS}/{snapshot}.json"
+
+
+def model_folder(model: str) -> str:
+    """The key below which everything of a model lies."""
+    return f"{MODELS}/{model}"
+
+
+def versions_folder(model: str) -> str:
+    """The folder of a model's versions."""
+    return f"{model_folder(model)}/versions"
+
+
+def aliases_folder(model: str) -> str:
+    """The folder with a folder for each alias of a model."""
+    return f"{model_folder(model)}/aliases"
+
+
+def removals_folder(model: str) -> str:
+    """The folder with a folder for each version of a model whose removal was begun, named as the version is."""
+    return f"{model_folder(model)}/removals"
+
+
 _KNOWN = re.compile(
     r"keep\.json"
     r"|shards/[0-9a-f]{2}/[0-9a-f]{16}-[0-9]{1,9}\.safetensors"
     r"|snapshots/[0-9a-f]{2}/[0-9a-f]{64}\.json"
-    r"|gc/condemned/[0-9]{10}\.json"
+    r"|gc/(condemned/[0-9]{10}|snapshots/[0-9a-f]{64})\.json"
     r"|runs/[^/]+/(attempts/[0-9]{10}/(start|metrics/[0-9]{10})|checkpoints/[0-9]{10}|dropped/[0-9]{10}"
     r"|finished/[0-9]{10})\.json"
+    r"|models/[^/]+/(versions/[0-9]{10}|removals/[0-9]{10}/[0-9]{10}|aliases/[^/]+/[0-9]{10})\.json"
 )
 
 

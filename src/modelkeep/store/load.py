@@ -64,10 +64,17 @@ def read_state(
             f"snapshot {snapshot.short} holds {shown_bytes(wanted)} of arrays, more than {shown_bytes(limit)}; "
             "load a part of it with select, or raise limit_bytes if you trust its source"
         )
+    return unflatten(structure, read_tensors(backend, snapshot, paths, into))
+
+
+def read_tensors(
+    backend: Backend, snapshot: Snapshot, paths: Sequence[str], into: Any = None
+) -> dict[str, NDArray[Any]]:
+    """The arrays at ``paths`` by path, every byte checked. Raises Damaged, StateMismatch as `read_state`."""
     reader = _Reader(backend, snapshot)
     arrays = reader.tensors(paths, {} if into is None else _targets(snapshot, paths, into))
     reader.raise_damage()
-    return unflatten(structure, arrays)
+    return arrays
 
 
 def _targets(snapshot: Snapshot, paths: Sequence[str], into: Any) -> dict[str, NDArray[Any]]:

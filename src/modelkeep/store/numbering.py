@@ -6,7 +6,9 @@ there are.
 
 import re
 
-_LAST = 9_999_999_999
+LAST_NUMBER = 9_999_999_999
+"""Numbers are below this."""
+
 _NAME = re.compile(r"[0-9]{10}")
 
 
@@ -16,7 +18,7 @@ def newest_first(number: int) -> str:
     >>> newest_first(1), newest_first(2)
     ('9999999998', '9999999997')
     """
-    return f"{_LAST - number:010d}"
+    return f"{LAST_NUMBER - number:010d}"
 
 
 def oldest_first(number: int) -> str:
@@ -30,4 +32,4 @@ def number_of(name: str) -> int | None:
     >>> number_of("9999999998"), number_of("lock")
     (1, None)
     """
-    return _LAST - int(name) if _NAME.fullmatch(name) and int(name) < _LAST else None
+    return LAST_NUMBER - int(name) if _NAME.fullmatch(name) and int(name) < LAST_NUMBER else None

@@ -1,6 +1,7 @@
 """From a REF to a snapshot, and from a run to its newest good checkpoint."""
 
 import difflib
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -8,25 +9,84 @@ from typing import TYPE_CHECKING, Any
 from modelkeep.errors import Damaged, LimitExceeded, NotFound, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.store import layout
+from modelkeep.store.aliases import is_alias
 from modelkeep.store.documents import DAMAGE
+from modelkeep.store.models import ModelRecord
 from modelkeep.store.retention import Best, best_of
 from modelkeep.store.runs import Checkpoint, RunRecord
+from modelkeep.store.versions import Version
 from modelkeep.values import Ref, SnapshotId
 
 if TYPE_CHECKING:
     from modelkeep.store.store import Store
+
+_VERSION = re.compile(r"[0-9]{1,18}")
 
 
 def resolve(store: "Store", ref: Ref) -> Snapshot:
     """Return the snapshot that ``ref`` names.
 
     Raises:
-        NotFound: there is no such run, checkpoint or snapshot; close names are listed.
+        NotFound: there is no such run, checkpoint, model, version, alias or snapshot; close names are listed.
+        UsageError: the name without a kind is one of a run and of a model.
         Damaged: its record cannot be read.
     """
     if ref.kind == "snapshot":
         return store.snapshot(_find_snapshot(store, ref.name))
+    if ref.kind == "model" or (not ref.kind and _is_model(store, ref)):
+        return store.snapshot(find_version(store, ref).snapshot_id)
     return store.snapshot(find_checkpoint(store, ref).snapshot_id)
+
+
+def _is_model(store: "Store", ref: Ref) -> bool:
+    """Whether a name without a kind is one of a model, and of no run. Raises UsageError where it is both."""
+    if not store.model(ref.name).exists():
+        return False
+    if store.run(ref.name).exists():
+        raise UsageError(
+            f"{ref}: {ref.name} is a run and a model; write run:{ref.name}@{ref.rev} or model:{ref.name}@{ref.rev}"
+        )
+    return True
+
+
+def find_version(store: "Store", ref: Ref) -> Version:
+    """Return the version that a ``model:`` REF names: by its number, by an alias, or the newest.
+
+    Raises:
+        NotFound: there is no such model, version or alias; what there is is listed.
+        Damaged: it cannot be read. No other one stands in for it.
+    """
+    model = store.model(ref.name)
+    if not model.exists():
+        run = f"; run:{ref.name} is a run" if store.run(ref.name).exists() else ""
+        raise NotFound(
+            f"{ref}: there is no model {ref.name} in {store.backend.url}{run}; there is "
+            f"{_some(store.models(), ref.name)}"
+        )
+    if ref.rev == "last":
+        newest = model.last()
+        if newest is None:
+            raise NotFound(f"{ref}: every version of model {ref.name} was removed; publish another one")
+        return newest
+    if _VERSION.fullmatch(ref.rev):
+        return model.version(int(ref.rev))
+    found = model.aliased(ref.rev) if is_alias(ref.rev) else None
+    if found is None:
+        raise _no_alias(ref, model)
+    return found
+
+
+def _no_alias(ref: Ref, model: ModelRecord) -> NotFound:
+    number = ref.rev.removeprefix("v")
+    if number != ref.rev and _VERSION.fullmatch(number):
+        return NotFound(f"{ref}: a version is named by its number alone; write model:{ref.name}@{number}")
+    aliases = model.aliases(on_damage=lambda *_: None)
+    there = [f"{name} (version {version})" for name, version in sorted(aliases.items())]
+    close = difflib.get_close_matches(ref.rev, aliases, 1, 0.5)
+    return NotFound(
+        f"{ref}: model {ref.name} has no alias {ref.rev}; it has {_some(there, close[0] if close else '')}, and "
+        "versions are named by numbers or by last"
+    )
 
 
 def find_checkpoint(store: "Store", ref: Ref) -> Checkpoint:
@@ -37,12 +97,10 @@ def find_checkpoint(store: "Store", ref: Ref) -> Checkpoint:
         Damaged: it is not among the checkpoints that can be read, and there are some that cannot; they are named.
     """
     if ref.kind == "model":
-        raise NotFound(f"{ref}: this keep holds no models; name a run: {_some(store.runs(), ref.name)}")
+        raise NotFound(f"{ref} is a model, and a checkpoint is wanted; name a run: {_some(store.runs(), ref.name)}")
     run = store.run(ref.name)
     if not run.exists():
-        raise NotFound(
-            f"{ref}: there is no run {ref.name} in {store.backend.url}; there is {_some(store.runs(), ref.name)}"
-        )
+        raise NotFound(_no_run(store, ref))
     word, _, rest = ref.rev.partition(":")
     damages: dict[str, Exception] = {}
     checkpoints = run.iterate_checkpoints(on_damage=damages.__setitem__)
@@ -59,6 +117,16 @@ def find_checkpoint(store: "Store", ref: Ref) -> Checkpoint:
         # An older checkpoint stands in for it, and `verify` names what is damaged.
         warnings.warn(f"left out, since it cannot be read: {error}", RuntimeWarning, stacklevel=3)
     return found
+
+
+def _no_run(store: "Store", ref: Ref) -> str:
+    """What is said where there is no run of that name; without a kind a model may have been meant."""
+    where = f"there is no run {ref.name} in {store.backend.url}"
+    if ref.kind:
+        return f"{ref}: {where}; there is {_some(store.runs(), ref.name)}"
+    models = store.models()
+    listed = f", and the models {_some(models, ref.name)}" if models else ""
+    return f"{ref}: {where}, and no such model; there is {_some(store.runs(), ref.name)}{listed}"
 
 
 def _missing(ref: Ref, run: RunRecord) -> Damaged | NotFound:
@@ -132,7 +200,7 @@ def _usual_mode(metric: str) -> str:
 
 
 def _number(ref: Ref) -> int:
-    if not ref.rev.isdigit():
+    if not _VERSION.fullmatch(ref.rev):
         raise NotFound(f"{ref}: a run has steps, last, best:METRIC and epoch:N, not {ref.rev}")
     return int(ref.rev)
 

@@ -10,6 +10,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
@@ -19,8 +20,10 @@ from modelkeep.errors import AlreadyExists, Damaged, InvalidName, LimitExceeded,
 from modelkeep.snapshot.canonical import seal, unseal
 from modelkeep.store import layout
 from modelkeep.store.documents import read_document
+from modelkeep.store.models import ModelRecord
 from modelkeep.store.numbering import newest_first, number_of
 from modelkeep.store.runs import Checkpoint, RunRecord
+from modelkeep.store.versions import Version
 from modelkeep.values import SnapshotId
 
 if TYPE_CHECKING:
@@ -104,6 +107,57 @@ def free(store: "Store", dropped: Sequence[Checkpoint]) -> None:
         warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
+def free_versions(store: "Store", removed: Sequence[Version]) -> None:
+    """Delete the snapshots of removed versions, and the shards that no snapshot holds any more.
+
+    ``ModelRecord.remove`` comes first. What another version or a checkpoint still names is kept, and so is a state that
+    was not saved for a model: somebody may know it by its id. Where some record of the keep cannot be read nothing is
+    deleted, and a warning says so.
+    """
+    try:
+        models = {one for one in {version.snapshot_id for version in removed} if _is_of_model(store, one)}
+        collect(store, drop_snapshots(store, models) - store.shards_in_use())
+    except _UNREADABLE as error:
+        text = f"no space was freed, since a record cannot be read: {error}; see `modelkeep verify`"
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def drop_snapshots(store: "Store", snapshots: AbstractSet[SnapshotId]) -> set[str]:
+    """Delete those of the records that nothing names, safely against who publishes them meanwhile.
+
+    Each is condemned, and *then* it is looked what is named; a publisher looks at the sentence after its version is
+    durable. A sentence that stands already is another collector's, who takes the record, or has died: then it is left.
+
+    Returns: the shards that the records held.
+    """
+    condemned_here: list[SnapshotId] = []
+    for snapshot in sorted(snapshots):
+        try:
+            store.backend.create(layout.condemned_snapshot_key(snapshot), b"")  # a full disk still takes a name
+        except AlreadyExists:
+            continue
+        condemned_here.append(snapshot)
+    freed: set[str] = set()
+    try:
+        unnamed = set(condemned_here) - named_snapshots(store)
+        for model in valid_models(store):
+            model.settle_removals(unnamed)
+        for snapshot in sorted(unnamed):
+            freed |= store.shards_of(snapshot)
+            store.delete_snapshot(snapshot)
+    finally:
+        for snapshot in condemned_here:
+            store.backend.delete(layout.condemned_snapshot_key(snapshot))
+    return freed
+
+
+def _is_of_model(store: "Store", snapshot: SnapshotId) -> bool:
+    try:
+        return store.snapshot(snapshot).meta.get("kind") == "model"
+    except NotFound:
+        return False
+
+
 def collect(store: "Store", shards: set[str]) -> set[str]:
     """Delete those of ``shards`` that no snapshot holds, safely against writers that reuse them meanwhile.
 
@@ -175,13 +229,23 @@ def valid_runs(store: "Store") -> Iterator[RunRecord]:
             continue
 
 
+def valid_models(store: "Store") -> Iterator[ModelRecord]:
+    """The models of a keep; a folder whose name no model can have is somebody else's."""
+    for name in store.backend.folders(layout.MODELS):
+        try:
+            yield store.model(name)
+        except InvalidName:
+            continue
+
+
 def named_snapshots(store: "Store") -> set[SnapshotId]:
-    """The snapshots that some checkpoint of some run names, dropped ones not counted.
+    """The snapshots that some checkpoint of some run names, or some version of some model; dropped ones not counted.
 
     Raises:
         Damaged: a record cannot be read: it could name any snapshot, so nothing may be deleted.
     """
-    return {snapshot for run in valid_runs(store) for snapshot in run.named_snapshots()}
+    named = {snapshot for run in valid_runs(store) for snapshot in run.named_snapshots()}
+    return named.union(*(model.named_snapshots() for model in valid_models(store)))
 
 
 def clear_leftovers(store: "Store", run: RunRecord) -> int:

@@ -4,7 +4,6 @@ Objects are only ever created. A checkpoint's number is one more than the newest
 created if absent, of two writers that believe they own the run one loses, and is told so (`Fenced`).
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,22 +12,23 @@ from modelkeep.backend import Backend
 from modelkeep.errors import AlreadyExists, Damaged, Fenced, ModelkeepError, NotFound, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.snapshot.canonical import seal, unseal
-from modelkeep.state.leaves import decode, encode
 from modelkeep.store.documents import (
     DAMAGE,
     OnDamage,
+    decode_metrics,
+    encode_metrics,
     float_of,
     int_of,
     list_of,
     making_sense,
     mapping_of,
     must_be,
+    numbers_in,
     read_document,
+    snapshot_id_of,
 )
 from modelkeep.store.numbering import newest_first, number_of, oldest_first
 from modelkeep.values import Json, SnapshotId, check_name
-
-_SNAPSHOT_ID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class RunRecord:
                 "step": int(row["step"]),
                 "epoch": int(row["epoch"]),
                 "time": float(row.get("time", now)),
-                "values": _encoded(row["values"]),
+                "values": encode_metrics(row["values"]),
             }
             for row in rows
         ]
@@ -431,12 +431,7 @@ class RunRecord:
             numbers = (number_of(name) for name in self.backend.folders(f"{self.prefix}/attempts"))
             yield from (number for number in numbers if number is not None and self._has_begun(number))
             return
-        prefix = f"{self.prefix}/{kind}/"
-        for entry in self.backend.list(prefix[:-1]):
-            if entry.key.endswith(".json"):
-                number = number_of(entry.key.removeprefix(prefix).removesuffix(".json"))
-                if number is not None:
-                    yield number
+        yield from numbers_in(self.backend, f"{self.prefix}/{kind}")
 
     def _read(self, key: str) -> dict[str, Json]:
         return unseal(read_document(self.backend, key), key)
@@ -456,7 +451,7 @@ def _row_of(row: Mapping[str, Json], attempt: int, bound: int | None) -> MetricR
         step=step,
         epoch=int_of(row["epoch"]),
         time=float_of(row["time"]),
-        values=_decoded(row["values"]),
+        values=decode_metrics(row["values"]),
         superseded=bound is not None and step > bound,
     )
 
@@ -467,7 +462,7 @@ def _checkpoint_json(checkpoint: Checkpoint) -> dict[str, Json]:
         "snapshot": checkpoint.snapshot_id,
         "step": checkpoint.step,
         "epoch": checkpoint.epoch,
-        "metrics": _encoded(checkpoint.metrics),
+        "metrics": encode_metrics(checkpoint.metrics),
         "time": checkpoint.time,
         "attempt": checkpoint.attempt,
         "reason": checkpoint.reason,
@@ -476,30 +471,15 @@ def _checkpoint_json(checkpoint: Checkpoint) -> dict[str, Json]:
 
 
 def _checkpoint_of(document: Mapping[str, Json], *, dropped: bool) -> Checkpoint:
-    snapshot = document["snapshot"]
-    # The id becomes part of a key, so nothing but our own form may pass.
-    if not isinstance(snapshot, str) or not _SNAPSHOT_ID.fullmatch(snapshot):
-        raise TypeError("its snapshot is no snapshot id")
     return Checkpoint(
         number=int_of(document["number"]),
-        snapshot_id=SnapshotId(snapshot),
+        snapshot_id=snapshot_id_of(document["snapshot"]),
         step=int_of(document["step"]),
         epoch=int_of(document["epoch"]),
-        metrics=_decoded(document["metrics"]),
+        metrics=decode_metrics(document["metrics"]),
         time=float_of(document["time"]),
         attempt=int_of(document["attempt"]),
         reason=str(document["reason"]),
         exact=document["exact"] is True,
         dropped=dropped,
     )
-
-
-def _encoded(values: Mapping[str, float]) -> dict[str, Json]:
-    return {name: encode(float(value), name) for name, value in values.items()}
-
-
-def _decoded(values: Json) -> dict[str, float]:
-    return {
-        name: float_of(decode(dict(value), name) if isinstance(value, Mapping) else value)
-        for name, value in mapping_of(values).items()
-    }

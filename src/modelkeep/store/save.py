@@ -27,7 +27,10 @@ from modelkeep.store import layout
 from modelkeep.values import Digest, Json
 
 MAX_DONOR_SHARDS = 16
-"""A snapshot takes pieces from at most so many older shards; what lies in others is written again."""
+"""A checkpoint takes pieces from at most so many older shards; what lies in others is written again."""
+
+VERSION_SHARDS = 256
+"""The same for a version of a model: each may add a layer to those before, and there are few to be read."""
 
 SHARD_ENTRIES = 10_000
 SHARD_BYTES = 4 << 30
@@ -65,15 +68,19 @@ class Donor:
         *,
         without: AbstractSet[str] = frozenset(),
         unchanged: AbstractSet[str] = frozenset(),
+        most: int = MAX_DONOR_SHARDS,
     ) -> "Donor":
-        """The pieces of ``snapshot`` that may be reused: in the shards that hold most of it, none of ``without``."""
+        """The pieces of ``snapshot`` that may be reused: in the ``most`` shards that hold most of it.
+
+        None of those ``without``.
+        """
         if snapshot is None:
             return cls()
         held: Counter[str] = Counter()
         for place in snapshot.places.values():
             if place.shard not in without:
                 held[place.shard] += place.nbytes
-        shards = {name: snapshot.shards[name] for name, _ in held.most_common(MAX_DONOR_SHARDS)}
+        shards = {name: snapshot.shards[name] for name, _ in held.most_common(most)}
         places = {piece: place for piece, place in snapshot.places.items() if place.shard in shards}
         specs = {path: snapshot.tensors[path] for path in unchanged if path in snapshot.tensors}
         known = {path: spec for path, spec in specs.items() if all(piece in places for piece in spec.pieces)}

@@ -1,9 +1,9 @@
-"""``Store``: the snapshots and runs of one keep, on one backend."""
+"""``Store``: the snapshots, runs and models of one keep, on one backend."""
 
 import re
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import Any
@@ -25,10 +25,12 @@ from modelkeep.state.tree import FlatState, flatten
 from modelkeep.store import check, layout, sweep
 from modelkeep.store.documents import read_document
 from modelkeep.store.load import read_state
+from modelkeep.store.models import ModelRecord
+from modelkeep.store.promote import Graft
 from modelkeep.store.resolve import resolve
-from modelkeep.store.retention import condemned, sentences, shards_named
+from modelkeep.store.retention import condemned, sentences, shards_named, valid_models
 from modelkeep.store.runs import RunRecord
-from modelkeep.store.save import Donor, delete_shards, write_state
+from modelkeep.store.save import MAX_DONOR_SHARDS, Donor, delete_shards, write_state
 from modelkeep.values import Json, Ref, SnapshotId
 
 FORMAT = 1
@@ -42,7 +44,7 @@ _LOOKED_AT = 1000
 
 
 class Store:
-    """Snapshots and runs on a backend.
+    """Snapshots, runs and models on a backend.
 
     >>> from modelkeep.backend import MemoryBackend
     >>> import numpy as np
@@ -60,6 +62,7 @@ class Store:
         self._counts: dict[str, int] = {}
         self._guard = threading.Lock()
         self._runs: dict[str, RunRecord] = {}
+        self._models: dict[str, ModelRecord] = {}
         self._shards_of: dict[SnapshotId, frozenset[str]] = {}
 
     @classmethod
@@ -85,6 +88,7 @@ class Store:
         writer: str = "",
         donor: Snapshot | None = None,
         unchanged: AbstractSet[str] = frozenset(),
+        donor_shards: int = MAX_DONOR_SHARDS,
     ) -> Snapshot:
         """Make a state durable; it is when this returns.
 
@@ -96,6 +100,7 @@ class Store:
             writer: 16 hexadecimal digits under which the shards are named; by default those of this object.
             donor: a snapshot whose pieces are not written again where they are the same.
             unchanged: paths of arrays that are bit for bit those of ``donor``: they are not even read.
+            donor_shards: from how many shards pieces are taken at most; those in others are written again.
 
         Raises:
             UnsupportedState: a leaf that cannot be kept bit for bit, by its path.
@@ -103,29 +108,48 @@ class Store:
             LimitExceeded: the JSON of the state would be too large to be read again.
             StorageError: the storage refused; what was there before is intact.
         """
-        described = dict(meta or {})
-        check_json(described, "meta")
-        token = _checked_token(writer or self._token)
         state = tree if isinstance(tree, FlatState) else flatten(tree)
-        avoid = condemned(self) if donor is not None else set()
-        while True:
-            before = sentences(self)
-            pieces = Donor.of(donor, without=avoid, unchanged=unchanged)
-            written = write_state(
-                self.backend, state, described, name_shard=lambda: self._next_shard(token), donor=pieces
-            )
-            new = written.shards.keys() - pieces.shards.keys()
-            snapshot = self._commit(written, new)
-            # Only now: a collector that had not seen our record has sentenced its shards before, or deleted them.
-            gone = self._going(snapshot.shards.keys(), new & snapshot.shards.keys(), before)
-            if not gone:
-                return snapshot
-            avoid |= gone
-            if snapshot is written:
-                self.delete_snapshot(snapshot.id)
-                delete_shards(self.backend, new)
-            else:  # another's record, which is not ours to delete: somebody may count on it
-                described = _another_copy(described)
+
+        def draft(avoid: AbstractSet[str]) -> tuple[FlatState, Donor]:
+            return state, Donor.of(donor, without=avoid, unchanged=unchanged, most=donor_shards)
+
+        return self._save(draft, meta, writer, condemned(self) if donor is not None else set())
+
+    def promote(
+        self, source: Snapshot, tree: Any, *, meta: Mapping[str, Json] | None = None, writer: str = ""
+    ) -> Snapshot:
+        """Make a state of parts of one that is kept and of what is new; durable when this returns.
+
+        The tensors of the source are neither read nor written, whichever shards they lie in: only where those are just
+        being collected they are read, checked, and written again.
+
+        Args:
+            source: a snapshot of this keep.
+            tree: as of `save`, where a `Part` may stand as any value of a dict with text keys.
+            meta: as of `save`; nothing of the source's is taken over.
+            writer: as of `save`.
+
+        Raises:
+            NotFound: a part that the source does not have.
+            Damaged: the source was collected at this moment.
+            UnsupportedState, UsageError, LimitExceeded, StorageError: as of `save`.
+
+        >>> from modelkeep.backend import MemoryBackend
+        >>> from modelkeep.store import Part
+        >>> import numpy as np
+        >>> store = Store.open(MemoryBackend("docs-promote"))
+        >>> checkpoint = store.save({"model": {"kernel": np.arange(2)}, "step": 7}, meta={"kind": "checkpoint"})
+        >>> model = store.promote(checkpoint, {"model": Part("model"), "card": "digits"}, meta={"kind": "model"})
+        >>> store.load(model)
+        {'card': 'digits', 'model': {'kernel': array([0, 1])}}
+        """
+        graft = Graft.of(source, tree)
+
+        def draft(avoid: AbstractSet[str]) -> tuple[FlatState, Donor]:
+            donor = graft.donor(avoid)
+            return graft.read_back(self.backend, donor), donor
+
+        return self._save(draft, meta, writer, condemned(self))
 
     def load(
         self,
@@ -175,6 +199,16 @@ class Store:
             self._runs[name] = RunRecord(self.backend, name)
         return self._runs[name]
 
+    def models(self) -> list[str]:
+        """The names of the models that have a version, ascending."""
+        return [model.name for model in valid_models(self) if model.exists()]
+
+    def model(self, name: str) -> ModelRecord:
+        """The record of a model, which may not exist yet. Raises InvalidName."""
+        if name not in self._models:
+            self._models[name] = ModelRecord(self.backend, name)
+        return self._models[name]
+
     def resolve(self, ref: Ref | str) -> Snapshot:
         """Return the snapshot that a REF names. Raises InvalidRef, NotFound, Damaged."""
         return resolve(self, ref if isinstance(ref, Ref) else Ref.parse(ref))
@@ -203,6 +237,36 @@ class Store:
         present = {layout.snapshot_of(entry.key) for entry in listed if layout.is_known(entry.key)}
         self._shards_of = {one: shards for one, shards in self._shards_of.items() if one in present}
         return {shard for snapshot_id in present for shard in self.shards_of(snapshot_id)}
+
+    def _save(
+        self,
+        draft: Callable[[AbstractSet[str]], tuple[FlatState, Donor]],
+        meta: Mapping[str, Json] | None,
+        writer: str,
+        avoid: set[str],
+    ) -> Snapshot:
+        """Save what ``draft`` gives: the state, and pieces that are there already, none in the shards it is given."""
+        described = dict(meta or {})
+        check_json(described, "meta")
+        token = _checked_token(writer or self._token)
+        while True:
+            before = sentences(self)
+            state, pieces = draft(avoid)
+            written = write_state(
+                self.backend, state, described, name_shard=lambda: self._next_shard(token), donor=pieces
+            )
+            new = written.shards.keys() - pieces.shards.keys()
+            snapshot = self._commit(written, new)
+            # Only now: a collector that had not seen our record has sentenced its shards before, or deleted them.
+            gone = self._going(snapshot.shards.keys(), new & snapshot.shards.keys(), before)
+            if not gone:
+                return snapshot
+            avoid |= gone
+            if snapshot is written:
+                self.delete_snapshot(snapshot.id)
+                delete_shards(self.backend, new)
+            else:  # another's record, which is not ours to delete: somebody may count on it
+                described = _another_copy(described)
 
     def _commit(self, snapshot: Snapshot, new: AbstractSet[str]) -> Snapshot:
         """Make the record durable; ``new``: its new shards. Returns another one when it was there already."""
@@ -285,7 +349,7 @@ def _create(backend: Backend, *, create: bool) -> bytes:
 
 def _was_keep(backend: Backend) -> bool:
     """Whether something lies here as only a keep has it: a folder ``runs`` alone has many an owner."""
-    folders = (layout.RUNS, layout.SNAPSHOTS, layout.SHARDS)
+    folders = (layout.RUNS, layout.MODELS, layout.SNAPSHOTS, layout.SHARDS)
     return any(layout.is_known(one.key) for folder in folders for one in backend.list(folder, limit=_LOOKED_AT))
 
 

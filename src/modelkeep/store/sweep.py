@@ -1,9 +1,9 @@
-"""Garbage collection: what no run names any more, and what was never named.
+"""Garbage collection: what no run and no model names any more, and what was never named.
 
-Checkpoints that no run names, shards that no snapshot holds and sentences that are served are removed. A state that
-`Keep.save_state` kept is named by its id, which somebody may hold: it is never garbage. A shard that was
-never referenced may belong to a save under way, so it must be a day old by the store's clock, and no run may be held
-by a live process.
+Checkpoints that no run names, models that no version names, shards that no snapshot holds and sentences that are served
+are removed. A state that `Keep.save_state` kept is named by its id, which somebody may hold: it is never garbage. What
+was never named may be about to be, by a save under way: so it must be a day old by the store's clock, and no run may be
+held by a live process. Publishers hold no lock: models are condemned first (`drop_snapshots`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 
 from modelkeep.errors import NotFound, RunLocked, UsageError
 from modelkeep.store import layout
-from modelkeep.store.retention import collect, named_snapshots, valid_runs
+from modelkeep.store.retention import collect, drop_snapshots, named_snapshots, valid_runs
 
 if TYPE_CHECKING:
     from modelkeep.store.store import Store
+
+_REASONS = {"checkpoint": "a checkpoint that no run names", "model": "a model that no version names"}
+"""Why a snapshot is garbage that nothing names, by its kind; one of any other kind never is."""
 
 GRACE_SECONDS = 24 * 3600.0
 """The least age of an object that nothing names, before it is taken for garbage: no grace is shorter than this."""
@@ -92,10 +95,11 @@ def _unnamed(store: "Store") -> Iterator[tuple[Garbage, float]]:
             snapshot = store.snapshot(layout.snapshot_of(entry.key))
         except NotFound:
             continue  # a run has dropped it since it was listed: with dry_run none is held
-        if snapshot.id in named or snapshot.meta.get("kind") != "checkpoint":
+        reason = _REASONS.get(str(snapshot.meta.get("kind")))
+        if snapshot.id in named or reason is None:
             held |= snapshot.shards.keys()
         else:
-            yield Garbage(entry.key, entry.size, "a checkpoint that no run names"), entry.modified
+            yield Garbage(entry.key, entry.size, reason), entry.modified
     for entry in store.backend.list(layout.SHARDS):
         if layout.is_known(entry.key) and layout.shard_of(entry.key) not in held:
             yield Garbage(entry.key, entry.size, "a shard that no snapshot holds"), entry.modified
@@ -111,14 +115,17 @@ def _remove(store: "Store", garbage: Sequence[Garbage], before: float) -> list[G
     for run in valid_runs(store):
         run.settle_dropped()
     named = named_snapshots(store)
-    records = {one.key for one in garbage if _is_record(one) and layout.snapshot_of(one.key) not in named}
-    for key in sorted(records):
-        store.delete_snapshot(layout.snapshot_of(key))
+    records = {one for one in garbage if _is_record(one) and layout.snapshot_of(one.key) not in named}
+    models = {layout.snapshot_of(one.key) for one in records if one.reason == _REASONS["model"]}
+    for snapshot_id in sorted({layout.snapshot_of(one.key) for one in records} - models):
+        store.delete_snapshot(snapshot_id)
+    drop_snapshots(store, models)  # publishers hold no lock
+    left = {layout.snapshot_key(one) for one in models if store.has_snapshot(one)}
     gone = collect(store, {layout.shard_of(one.key) for one in garbage if not _is_record(one)})
-    for entry in list(store.backend.list(layout.CONDEMNED)):
+    for entry in [*store.backend.list(layout.CONDEMNED), *store.backend.list(layout.CONDEMNED_SNAPSHOTS)]:
         if entry.modified < before and layout.is_known(entry.key):
             store.backend.delete(entry.key)
-    return [one for one in garbage if one.key in records or layout.shard_of(one.key) in gone]
+    return [one for one in garbage if (one in records and one.key not in left) or layout.shard_of(one.key) in gone]
 
 
 def _is_record(one: Garbage) -> bool:
