@@ -100,6 +100,19 @@ def _taken_out(config: Any, key: str) -> Any:
     return found
 
 
+def _spelled_the_same(value: dict[Any, Any]) -> dict[Any, Any]:
+    """The object as every backend and every process writes it."""
+    module, name = value.get("module"), str(value.get("class_name"))
+    if not isinstance(module, str):
+        return value
+    if "DTypePolicy" in name and module.startswith("keras"):
+        # a value, not a thing: whether two layers hold the same one depends on how they were made
+        return {key: item for key, item in value.items() if key != "shared_object_id"}
+    if module.startswith("keras.src.backend.") and ".optimizers." in module:
+        return {**value, "module": "keras.optimizers", "registered_name": None}
+    return value
+
+
 def _plain(value: Any, where: str, numbers: dict[int, int]) -> Json:
     """JSON of what Keras takes for it: tuples are lists, numpy's scalars numbers; shared objects are numbered from 1."""
     if isinstance(value, dict):
@@ -107,6 +120,7 @@ def _plain(value: Any, where: str, numbers: dict[int, int]) -> Json:
         if code in _NO_WAY_BACK:
             raise UnsupportedState(f"{where} holds {_NO_WAY_BACK[str(code)]}")
         found: dict[str, Json] = {}
+        value = _spelled_the_same(value)
         for key, item in value.items():
             if not isinstance(key, str):
                 raise UnsupportedState(f"{where}: the key {key!r:.80} is of type {type(key).__name__}; JSON keys are text")
