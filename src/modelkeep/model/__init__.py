@@ -1,0 +1,6 @@
+"""A portable MODEL: its architecture as JSON that anybody may have written, and the safe way back to a Keras model.
+
+The story runs `architecture` (describe a model), `allowlist` (what may be built), `walk` (everything is checked, nothing
+is built), `guard` (the budget holds while Keras builds), `build` (the model). A name in a file is looked up; it is never
+imported, and no path or address in it is opened.
+"""
