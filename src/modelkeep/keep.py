@@ -125,12 +125,13 @@ class Keep:
         return self._store.save(tree, meta=dict(meta or {}))
 
     def load_state(
-        self, ref: str | Ref | Snapshot | Checkpoint, *, select: str | Sequence[str] | None = None, into: Tree = None
+        self, ref: str | Ref | Snapshot | Checkpoint | Version, *, select: str | Sequence[str] | None = None, into: Tree = None
     ) -> Tree:
         """Load the state that ``ref`` names; every byte is checked.
 
         Args:
-            ref: such as ``"run:cnn@last"``, ``"cnn@best:val_loss"``, a snapshot's id, or a snapshot or checkpoint.
+            ref: such as ``"run:cnn@last"``, ``"cnn@best:val_loss"``, ``"digits@champion"``, a snapshot's id, or a
+                snapshot, checkpoint or version.
             select: path patterns (``"model/**"``); only what they match is read.
             into: a tree with arrays at the same paths, of the same dtypes and shapes, writable and C-contiguous: the
                 bytes are read into them, which is faster than into fresh memory, and they are what is returned. Scalars
@@ -150,7 +151,7 @@ class Keep:
         patterns = [select] if isinstance(select, str) else select
         return self._store.load(self.snapshot(ref), select=patterns, into=into)
 
-    def snapshot(self, ref: str | Ref | Snapshot | Checkpoint) -> Snapshot:
+    def snapshot(self, ref: str | Ref | Snapshot | Checkpoint | Version) -> Snapshot:
         """Return the record that ``ref`` names, without its tensors.
 
         >>> keep = open("memory://docs-keep-snapshot")
@@ -159,7 +160,8 @@ class Keep:
         """
         if isinstance(ref, Snapshot):
             return ref
-        return self._store.snapshot(ref.snapshot_id) if isinstance(ref, Checkpoint) else self._store.resolve(ref)
+        is_record = isinstance(ref, Checkpoint | Version)
+        return self._store.snapshot(ref.snapshot_id) if is_record else self._store.resolve(ref)
 
     def runs(self) -> list[RunSummary]:
         """Return a summary of each run, by name; what is damaged is said in it."""
@@ -277,11 +279,7 @@ class Keep:
             StateMismatch: ``into`` does not fit.
             NotExact: ``check`` found other answers.
         """
-        if isinstance(ref, Version):
-            snapshot = self._store.snapshot(ref.snapshot_id)
-        else:
-            snapshot = ref if isinstance(ref, Snapshot) else self._store.resolve(ref)
-        return load_version(self._store, snapshot, Wish(custom_objects, compiled, into, check, budget))
+        return load_version(self._store, self.snapshot(ref), Wish(custom_objects, compiled, into, check, budget))
 
     def models(self) -> list[str]:
         """The names of the models that have a version, ascending."""

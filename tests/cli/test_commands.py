@@ -123,7 +123,7 @@ def test_what_retention_let_go_is_listed_on_request(keep: Keep, place: Path) -> 
 
 def test_an_empty_keep_says_so(place: Path) -> None:
     mk.open(place)
-    assert "no runs yet" in call("ls", place=place).stdout
+    assert "no runs and no models yet" in call("ls", place=place).stdout
     assert call("ls", "-q", place=place).stdout == ""
 
 

@@ -59,7 +59,6 @@ KeepOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts; NaN and infinities as null.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print names only, or nothing where there are none.")]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", autocompletion=complete_runs, help="The name of a run.")]
 
 
 def open_keep(place: str | None) -> "Keep":

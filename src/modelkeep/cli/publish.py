@@ -28,7 +28,10 @@ def command(
 ) -> None:
     """Publish a checkpoint."""
     from modelkeep.model.publish import Card
+    from modelkeep.store.aliases import check_alias
 
+    if alias is not None:
+        check_alias(alias)  # before anything is published
     opened = open_keep(keep)
     given = Card(text=card.read() if card is not None else None, licence=licence)
     version = opened.publish(name, ref, card=given, parents=parent or ())

@@ -1,6 +1,7 @@
 """A Keras model as the contents of a version, and back, on any backend."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -44,6 +45,19 @@ def contents(model: Any, example: Any, *, optimizer: bool) -> dict[str, Any]:
     }
 
 
+def described(model: Any) -> dict[str, Any]:
+    """The parts ``architecture`` and ``signature`` for the checkpoints of a training, so that one can be published.
+
+    Empty for a model that cannot be described, or does not tell what it takes: it is trained all the same.
+    """
+    try:
+        signature = signature_of(model)
+        architecture = architecture_part(describe(model))
+    except Exception:  # noqa: BLE001  somebody's get_config may raise anything, and that is no reason not to train
+        return {}
+    return {"architecture": architecture, "signature": signature.to_json()} if signature is not None else {}
+
+
 def signature_of(model: Any) -> Signature | None:
     """What a functional or Sequential model takes and gives; None for one that does not tell.
 
@@ -61,9 +75,20 @@ def signature_of(model: Any) -> Signature | None:
 
 
 def answers(model: Any, inputs: Any) -> Any:
-    """What the model gives for ``inputs`` (a tree of arrays), as arrays of the same bits."""
-    found = model(mapped(inputs, _tensor), training=False)
-    return keras.tree.map_structure(_array, found)
+    """What the model gives for ``inputs`` (a tree of arrays), as arrays of the same bits. The model is as it was."""
+    with _undisturbed(model):
+        found = model(mapped(inputs, _tensor), training=False)
+        return keras.tree.map_structure(_array, found)
+
+
+@contextmanager
+def _undisturbed(model: Any) -> Iterator[None]:
+    """Put back what a call changes though it does not train: seed generators, the states of stateful layers."""
+    before = [(one, keras_arrays.read(one, copy=True)) for one in model.variables if not one.trainable]
+    yield
+    for variable, array in before:
+        if keras_arrays.read(variable, copy=False).tobytes() != array.tobytes():
+            keras_arrays.write(variable, array)
 
 
 def rebuilt(

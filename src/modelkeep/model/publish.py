@@ -13,6 +13,7 @@ from modelkeep.snapshot.dtypes import storage
 from modelkeep.state.tree import flatten, unflatten
 from modelkeep.store import Part, Store, Version
 from modelkeep.store.resolve import find_version
+from modelkeep.store.save import VERSION_SHARDS
 from modelkeep.values import Json, Ref, check_name
 
 PARTS = ("architecture", "signature", "model", "optimizer", "examples", "card")
@@ -63,7 +64,8 @@ def publish(store: Store, model: Any, request: Request, environment: Mapping[str
     sizes = _sizes(contents.tree["model"])
     about = _about(request, contents.framework, contents.tree["signature"], sizes, _lineage(parents))
     tree = {**contents.tree, "card": request.card.text or write_card(about)}
-    snapshot = store.save_version(tree, meta=_meta(about, request, environment, {}), donor=donor)
+    meta = _meta(about, request, environment, {})
+    snapshot = store.save(tree, meta=meta, donor=donor, donor_shards=VERSION_SHARDS)
     return _named(store, snapshot, request, parents)
 
 

@@ -11,6 +11,7 @@ from keras.callbacks import Callback, CallbackList, History
 
 from modelkeep.errors import UsageError
 from modelkeep.frameworks import keras as keras_door
+from modelkeep.model.keras_model import described
 from modelkeep.training.interrupt import leave_on_sigterm
 from modelkeep.training.keras.callbacks import prepare_callbacks, restore_callbacks
 from modelkeep.training.keras.progress import Position, State, capture, variables_to_continue
@@ -53,6 +54,7 @@ class Checkpoint(Callback):
         self._position = Position()
         self._last_saved = (0, time.monotonic())
         self._before_the_end: State = {}
+        self._described: State = {}
         self._signals = ExitStack()
 
     def set_model(self, model: Any) -> None:
@@ -64,6 +66,7 @@ class Checkpoint(Callback):
             raise UsageError("the model must be built before fit: give it an Input layer, or call model.build(...)")
         self.model.optimizer.build(self.model.trainable_variables)
         self._run.check_fingerprint()
+        self._described = described(self.model)
         self._signals.enter_context(leave_on_sigterm())
         if self._run.resumed is None:
             self._save("start", None)
@@ -130,6 +133,7 @@ class Checkpoint(Callback):
 
     def _save(self, reason: str, logs: Mapping[str, float] | None, extra: State | None = None) -> None:
         tree = capture(self.model, self._siblings, self._position, logs=logs, data={}) | (extra or {})
+        tree |= self._described
         step, epoch = self._position.step, self._position.epoch
         self._run.save(tree, step=step, epoch=epoch, metrics=logs, reason=reason, wait=reason != "policy")
         self._last_saved = (step, time.monotonic())

@@ -14,6 +14,7 @@ from keras.callbacks import CallbackList, EarlyStopping
 from keras.src.utils.python_utils import pythonify_logs
 
 from modelkeep.frameworks import keras as keras_door
+from modelkeep.model.keras_model import described
 from modelkeep.state import differences
 from modelkeep.training.interrupt import Signals, leave
 from modelkeep.training.keras.callbacks import prepare_callbacks, restore_callbacks
@@ -57,6 +58,7 @@ class Loop(CallbackList):
         super().__init__(callbacks, **keras_arguments)
         self._plan = plan
         self._saved: State | None = None
+        self._described = described(self.model)
         self._began = self._stepped = self._went_round = False
         self._shift = 0
         self._last_saved = (0, time.monotonic())
@@ -126,7 +128,7 @@ class Loop(CallbackList):
         data = {name: feed.source.state() for name, feed in feeds.items() if feed is not None}
         state = capture(self.model, self.callbacks, self.position, logs=self.last_logs, data=data)
         state["training"]["setup"] = self._plan.setup
-        return state
+        return state | self._described
 
     def final_metrics(self, tree: State) -> Mapping[str, float] | None:
         """The metrics of the weights that ``tree`` ends with; none where they are not of the end of any epoch."""
