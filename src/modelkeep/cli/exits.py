@@ -19,13 +19,14 @@ _MEANINGS = {
     0: "done",
     1: "a fault of modelkeep itself",
     2: "the command was called wrongly",
-    3: "the keep, run or snapshot is not there",
+    3: "the keep, run, snapshot or file is not there",
     4: "stored bytes are damaged",
-    5: "not a keep, or one of a newer version",
+    5: "not a keep, nor a known format, or one of a newer version",
     6: "somebody else was first, or holds the run",
     7: "the storage refused",
     8: "not bit for bit",
     9: "a stored object is larger than allowed",
+    10: "a file would run code, or open what it names",
     130: "ended by Ctrl-C",
 }
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from modelkeep.cli import demo, doctor, gc, history, ls, show, verify
+from modelkeep.cli import demo, doctor, gc, history, ls, scan, show, verify
 from modelkeep.cli.exits import watched_output, with_exit_codes
 from modelkeep.cli.options import KeepOption
 
@@ -22,7 +22,7 @@ app = typer.Typer(
 
 for module, name in (
     (ls, "ls"), (show, "show"), (history, "history"), (verify, "verify"), (gc, "gc"), (doctor, "doctor"),
-    (demo, "demo"),
+    (scan, "scan"), (demo, "demo"),
 ):  # fmt: skip
     app.command(name, help=module.HELP, epilog=module.EPILOG)(with_exit_codes(module.command))
 

@@ -28,16 +28,18 @@ _UNREAD = {b"\x28\xb5\x2f\xfd": "Zstandard", b"\x04\x22\x4d\x18": "LZ4", b"7z\xb
 
 
 def looks_like(source: Source) -> bool:
-    """Whether it begins like a compressed file, and (where two bytes are all the magic) unpacks."""
+    """Whether it begins like a compressed file, and (of zlib, whose magic is two bytes) unpacks."""
     head = source.read(0, 8)
     if any(head.startswith(magic) for magic in _UNREAD):
         return True
     for magic, make in _READ.items():
         if head.startswith(magic):
+            if len(magic) > len(b"\x1f\x8b") or head.startswith(b"\x1f\x8b\x08"):
+                return True
             try:
-                return bool(make().decompress(source.read(0, 1 << 12), 64))
-            except (zlib.error, OSError, lzma.LZMAError, ValueError):
-                return len(magic) > 2  # noqa: PLR2004
+                return bool(_unpack(source, make)[0])  # two bytes are no magic, so all of it has to be zlib's
+            except (zlib.error, EOFError, ValueError):
+                return False
     return False
 
 

@@ -17,6 +17,8 @@ def findings(source: Source, context: Context) -> list[Finding]:
     try:
         parsed = parse(source.read(0, source.size), source.name, context)
     except ValueError as error:
+        if source.suffix != ".json":
+            return []  # a text that begins with a bracket: lines of JSON, a template, a page
         return [damaged(source.name, f"it is not JSON ({str(error)[:100]})")]
     return [*_of_duplicates(parsed, source), *of_value(parsed.value, source.name, context)]
 

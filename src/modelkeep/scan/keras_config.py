@@ -35,7 +35,7 @@ _GADGETS = {
     "from_pretrained", "from_preset", "run", "call", "Popen",
 }  # fmt: skip
 _PATH_KEYS = {"vocabulary", "vocabulary_file", "filepath", "file_path", "filename", "url", "origin", "idf_weights"}
-_SIZES = {"units", "filters", "input_dim", "output_dim", "num_heads", "key_dim", "value_dim", "max_tokens", "num_bins"}
+_SIZES = {"units", "filters", "input_dim", "output_dim", "num_heads", "key_dim", "value_dim"}
 _DO_NOT = "do not load it; modelkeep loads the weights alone (modelkeep import)"
 _PASS_IT = "pass the class yourself (custom_objects), if you know its code"
 

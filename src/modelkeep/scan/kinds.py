@@ -66,7 +66,10 @@ KINDS: tuple[Kind, ...] = (
     Kind("pickle", "pickle", pickles.looks_like, pickles.findings),
     Kind("metadata", "Keras metadata", saved_model.looks_like_keras_metadata, saved_model.findings_of_keras_metadata),
     Kind("graph", "TensorFlow graph", saved_model.looks_like_graph, saved_model.findings_of_graph),
+    Kind("hdf5", "HDF5", lambda source: hdf5.begins_at(source) is not None, hdf5.findings),
+    Kind("zip", "zip archive", lambda source: source.whole and zips.reads_as_zip(source), zips.findings),
 )
+"""In the order in which they are tried; the last two are those that may begin with other bytes."""
 
 _TORCH = {"zip", "pickle", "tar"}
 _PICKLED = {"pickle", "compressed"}
@@ -78,7 +81,7 @@ _MEANT = {
     ".pb": {"saved_model", "graph", "metadata", "onnx"},
     **dict.fromkeys((".txt", ".md", ".csv", ".yaml", ".yml", ".rst", ".html", ".jpg", ".png"), {"json"}),
 }  # fmt: skip
-_MUST_BE = {".safetensors", ".npy", ".npz", ".keras", ".h5", ".hdf5", ".tflite", ".zip", ".pkl", ".pickle", ".joblib"}
+_MUST_BE = {".safetensors", ".npy", ".npz", ".keras", ".h5", ".hdf5", ".tflite", ".onnx", ".zip", ".pkl", ".pickle", ".joblib"}
 """Endings whose files have bytes that tell; what begins otherwise is damaged."""
 
 
