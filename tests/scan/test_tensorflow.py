@@ -114,6 +114,17 @@ def test_an_asset_outside_the_folder_is_unsafe(vocabulary, tmp_path):
     assert scan(path).verdict == "damaged"
 
 
+def test_a_vocabulary_named_by_a_variable_of_the_model_is_unsafe(vocabulary, tmp_path):
+    """There is an asset too, so that a scan which is content with that is led astray."""
+    module = tf.Module()
+    reader = tf.lookup.TextFileInitializer(str(vocabulary), tf.string, -2, tf.int64, -1)
+    module.table = tf.lookup.StaticHashTable(reader, -1)
+    module.name_of_file = tf.Variable("/etc/passwd")
+    module.run = tf.function(lambda x: table(module.name_of_file), input_signature=[TEXT])
+    tf.saved_model.save(module, str(tmp_path / "m"))
+    assert scan(tmp_path / "m").verdict == "unsafe"
+
+
 def network():
     words = keras.layers.TextVectorization(max_tokens=20, output_sequence_length=4)
     words.adapt(np.array(["a b c", "b c d"]))

@@ -51,6 +51,8 @@ class Graph:
     functions: dict[str, Function] = field(default_factory=dict)
     by_name: dict[tuple[str, str], Node] = field(default_factory=dict)
     callers: dict[str, list[Node]] = field(default_factory=lambda: defaultdict(list))
+    bound: dict[str, list[str]] = field(default_factory=dict)
+    """Of functions that the loader calls: kinds of the objects of the model that it gives as their last arguments."""
 
     def add(self, node: Node) -> None:
         """Add one node."""
@@ -74,18 +76,36 @@ class Graph:
             made = self.by_name.get((scope, base))
             if made is None:
                 outer = list(self._outer(scope, base))
-                pending.extend(one for one in outer if not isinstance(one, Node))
-                found.update(one for one in outer if isinstance(one, Node))
-                if not outer:
-                    found.add(ARGUMENT)
+                pending.extend(one for one in outer if isinstance(one, tuple))
+                given = [self._given(scope, base)] if not outer or scope in self.bound else []
+                found.update(given, (one for one in outer if isinstance(one, Node)))
             elif made.op in _PASS:
                 pending.extend((scope, one) for one in made.inputs if not one.startswith("^"))
-            elif made.op in {"Placeholder", "_Arg", "VarHandleOp", "PlaceholderWithDefault"}:
+            elif made.op in {"Placeholder", "_Arg", "PlaceholderWithDefault"}:
                 found.add(ARGUMENT)
                 pending.extend((scope, one) for one in made.inputs if not one.startswith("^"))
+            elif made.op == "VarHandleOp" and (assigned := self._assigned(made)):
+                pending.extend((scope, one) for one in assigned)
             else:
                 found.add(made)
         return found
+
+    def _given(self, scope: str, argument: str) -> str:
+        """``ARGUMENT``, or the kind of the model's own object that the loader gives as this argument."""
+        function, bound = self.functions.get(scope), self.bound.get(scope, [])
+        if function is None or argument not in function.arguments:
+            return ARGUMENT
+        index = function.arguments.index(argument) - (len(function.arguments) - len(bound))
+        return bound[index] if index >= 0 else ARGUMENT
+
+    def _assigned(self, variable: Node) -> list[str]:
+        """What the graph assigns to a variable; nothing when its value comes from the checkpoint alone."""
+        return [
+            one.inputs[1]
+            for one in self.nodes
+            if one.op == "AssignVariableOp" and one.scope == variable.scope and len(one.inputs) > 1
+            and one.inputs[0].split(":", 1)[0] == variable.name
+        ]  # fmt: skip
 
     def _outer(self, scope: str, argument: str) -> Iterator[tuple[str, str] | Node]:
         """What the callers of a function give as its argument; the caller itself where that cannot be told."""

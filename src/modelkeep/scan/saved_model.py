@@ -55,8 +55,10 @@ def findings(source: Source, context: Context) -> list[Finding]:
         for meta in wire.messages(message, 2):
             assets = [wire.text(one, 2) for one in wire.messages(meta, 6)]
             found.extend(_of_assets(assets, source))
-            for graph in wire.messages(meta, 2):
-                found.extend(_of_graph(graphs.read(graph), source.name, context, assets=bool(assets)))
+            for message_of_graph in wire.messages(meta, 2):
+                graph = graphs.read(message_of_graph)
+                graph.bound.update(_bound(meta))
+                found.extend(_of_graph(graph, source.name, context, assets=bool(assets)))
     except ValueError as error:
         found.append(damaged(source.name, f"it is no protocol buffer ({error})"))
     return found
@@ -90,6 +92,22 @@ def _message(source: Source, context: Context) -> tuple[memoryview, list[Finding
     if source.size > _LARGEST:
         return memoryview(b""), [damaged(source.name, f"{source.size:,} bytes, and a protocol buffer has at most 2 GiB")]
     return memoryview(source.read(0, source.size)), []
+
+
+def _bound(meta: memoryview) -> Iterator[tuple[str, list[str]]]:
+    """Of each function that Python calls: whether the objects bound to its last arguments are assets, or others."""
+    for objects in wire.messages(meta, 7):
+        kinds = [
+            graphs.ARGUMENT if any(field.number == _ASSET for field in wire.fields(one)) else "an object of the model"
+            for one in wire.messages(objects, 1)
+        ]
+        for entry in wire.messages(objects, 2):
+            for function in wire.messages(entry, 2):
+                numbers = wire.numbers(function, 2)
+                yield wire.text(entry, 1), [kinds[one] if one < len(kinds) else "nothing" for one in numbers]
+
+
+_ASSET = 5
 
 
 def _of_assets(assets: list[str], source: Source) -> Iterator[Finding]:
@@ -128,7 +146,7 @@ def _of_file_name(graph: graphs.Graph, node: graphs.Node, place: str, *, assets:
     elif graphs.ARGUMENT not in origins or (table and not assets):
         what, why = f"{node.op} of a name that the graph makes", "only the loader should say which file is opened"
         yield Finding(place, what, "unsafe", why, _DO_NOT)
-    elif table and any(isinstance(one, graphs.Node) for one in origins):
+    elif table and origins != {graphs.ARGUMENT}:
         what, why = f"{node.op} of a name that the graph has a part in", "a vocabulary lies among the assets"
         yield Finding(place, what, "unsafe", why, _DO_NOT)
 

@@ -71,10 +71,15 @@ def text(message: memoryview, number: int) -> str:
     return last
 
 
-def number_of(message: memoryview, number: int) -> int:
-    """The last number of this field, or 0."""
-    last = 0
+def numbers(message: memoryview, number: int) -> list[int]:
+    """All numbers of a repeated field, packed or not."""
+    found: list[int] = []
     for field in fields(message):
         if field.number == number and isinstance(field.value, int):
-            last = field.value
-    return last
+            found.append(field.value)
+        elif field.number == number and isinstance(field.value, memoryview):
+            at = 0
+            while at < len(field.value):
+                value, at = _varint(field.value, at)
+                found.append(value)
+    return found
