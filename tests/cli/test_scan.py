@@ -10,7 +10,6 @@ from typer.testing import CliRunner, Result
 
 from modelkeep.cli.main import app
 
-
 HEADER = b"{'descr': '<f8', 'fortran_order': False, 'shape': (9999999999999,)}"
 
 
@@ -34,7 +33,10 @@ def clean(tmp_path: Path) -> Path:
 def test_a_clean_file_ends_with_0_and_one_line(clean: Path) -> None:
     result = call(clean)
     assert result.exit_code == 0
-    assert result.stdout == f"{clean} (NumPy array, 1 file and members): nothing in it runs code, opens other files or hides anything\n"
+    assert (
+        result.stdout
+        == f"{clean} (NumPy array, 1 file and members): nothing in it runs code, opens other files or hides anything\n"
+    )
 
 
 def test_an_unsafe_file_ends_with_10_and_says_verdict_table_and_way_out(hostile: Path) -> None:

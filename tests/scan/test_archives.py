@@ -180,7 +180,10 @@ def test_links_that_lead_out_of_a_folder_are_unsafe_and_not_followed(tmp_path):
     (folder / "outside").symlink_to("/etc")
     (folder / "inside").symlink_to("config.json")
     (folder / "config.json").write_text("{}")
-    assert [(one.where, one.severity) for one in scan(folder).findings] == [("outside", "unsafe"), ("weights.bin", "unsafe")]
+    assert [(one.where, one.severity) for one in scan(folder).findings] == [
+        ("outside", "unsafe"),
+        ("weights.bin", "unsafe"),
+    ]
 
 
 def test_the_cache_of_hugging_face_is_a_folder_of_links_to_its_blobs(tmp_path):

@@ -24,7 +24,9 @@ def part(field, data):
 
 def tensor(**external):
     entries = b"".join(part(13, part(1, key) + part(2, str(value))) for key, value in external.items())
-    return number(1, 3) + number(2, 1) + part(8, "weight") + entries + (number(14, 1) if external else part(9, b"\0" * 12))
+    return (
+        number(1, 3) + number(2, 1) + part(8, "weight") + entries + (number(14, 1) if external else part(9, b"\0" * 12))
+    )
 
 
 def node(op, domain="", *attributes):
@@ -49,7 +51,9 @@ def test_values_outside_the_folder_are_unsafe(location, scanned):
     for main in (
         graph(node("Relu"), initializers=[tensor(location=location)]),
         graph(node("Constant", "", part(5, part(1, "value") + part(5, tensor(location=location))))),
-        graph(node("If", "", part(5, part(1, "then_branch") + part(6, graph(initializers=[tensor(location=location)]))))),
+        graph(
+            node("If", "", part(5, part(1, "then_branch") + part(6, graph(initializers=[tensor(location=location)]))))
+        ),
     ):
         report = scanned(model(main), "m.onnx")
         assert (report.kind, report.verdict) == ("ONNX model", "unsafe")

@@ -192,7 +192,11 @@ def state_dict():
     optimizer = torch.optim.Adam(model.parameters())
     model[2](torch.ones(1, 4)).sum().backward()
     optimizer.step()
-    extra = {"half": torch.ones(3, dtype=torch.bfloat16), "q": torch.zeros(2, dtype=torch.int8), "size": torch.Size([2])}
+    extra = {
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "q": torch.zeros(2, dtype=torch.int8),
+        "size": torch.Size([2]),
+    }
     return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, **extra}
 
 
@@ -270,5 +274,12 @@ def test_the_allowed_names_are_those_that_torch_allows_or_numpy_needs():
 def test_a_text_is_no_pickle():
     from modelkeep.scan.source import Source
 
-    for line in (b"Notes on the model.\n", b"cats and dogs\nin a row\n", b"(see below)\n", b"N.", b"1\n2\n3\n", b"I am.\n"):
+    for line in (
+        b"Notes on the model.\n",
+        b"cats and dogs\nin a row\n",
+        b"(see below)\n",
+        b"N.",
+        b"1\n2\n3\n",
+        b"I am.\n",
+    ):
         assert not pickles.looks_like(Source.of_bytes("notes.txt", line)), line

@@ -178,7 +178,9 @@ def test_the_metadata_of_keras_2_beside_a_saved_model_are_read(scanned):
     config = b'{"class_name": "Lambda", "config": {"function": ["4wA=", null, null], "function_type": "lambda"}}'
     data = field(1, field(3, b"root") + field(4, b"_tf_keras_layer") + field(5, config))
     assert scanned(data, "keras_metadata.pb").verdict == "unsafe"
-    good = field(1, field(3, b"root") + field(4, b"_tf_keras_layer") + field(5, b'{"class_name": "Dense", "config": {}}'))
+    good = field(
+        1, field(3, b"root") + field(4, b"_tf_keras_layer") + field(5, b'{"class_name": "Dense", "config": {}}')
+    )
     assert scanned(good, "keras_metadata.pb").findings == ()
 
 

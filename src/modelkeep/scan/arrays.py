@@ -19,7 +19,6 @@ def findings(source: Source, context: Context) -> list[Finding]:
     at = 0
     found: list[Finding] = []
     while at < source.size:
-        context.count_file(source.name)
         try:
             header, data_at = _header(source, at)
             itemsize, count = _measure(header)
@@ -45,7 +44,7 @@ def _header(source: Source, at: int) -> tuple[dict[str, Any], int]:
     if length > _HEADER:
         raise ValueError(f"it has {length:,} bytes")
     start = at + (12 if wide else 10)
-    text = source.read(start, length).decode("utf-8" if head[6] > 2 else "latin-1")  # noqa: PLR2004  the version
+    text = source.read(start, length).decode("utf-8" if head[6] > 2 else "latin-1")
     value = ast.literal_eval(text.strip())
     if not isinstance(value, dict) or set(value) != {"descr", "fortran_order", "shape"}:
         raise ValueError("it lacks descr, fortran_order or shape")
@@ -61,7 +60,7 @@ def _measure(header: dict[str, Any]) -> tuple[int | None, int]:
 
 
 def _itemsize(descr: Any, depth: int) -> int | None:
-    if depth > 8:  # noqa: PLR2004
+    if depth > 8:
         raise ValueError("records within records without end")
     if isinstance(descr, str):
         matched = re.fullmatch(r"[<>|=]?([a-zA-Z?])(\d*)(\[[^\]]*\])?", descr)
@@ -70,12 +69,12 @@ def _itemsize(descr: Any, depth: int) -> int | None:
         if matched[1] == "O":
             return None
         return int(matched[2] or 1) * (4 if matched[1] == "U" else 1)
-    if isinstance(descr, tuple) and len(descr) == 2:  # noqa: PLR2004  a dtype and the shape of a subarray
+    if isinstance(descr, tuple) and len(descr) == 2:
         inner = _itemsize(descr[0], depth + 1)
         shape = descr[1] if isinstance(descr[1], tuple) else (descr[1],)
         return None if inner is None else inner * math.prod(shape)
     if isinstance(descr, list):
-        fields = [_itemsize(one[1] if len(one) == 2 else (one[1], one[2]), depth + 1) for one in descr]  # noqa: PLR2004
+        fields = [_itemsize(one[1] if len(one) == 2 else (one[1], one[2]), depth + 1) for one in descr]
         return None if None in fields else sum(one for one in fields if one is not None)
     raise ValueError("a dtype of an unknown kind")
 

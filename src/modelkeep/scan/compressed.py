@@ -48,7 +48,9 @@ def findings(source: Source, context: Context) -> list[Finding]:
     head = source.read(0, 8)
     for magic, name in _UNREAD.items():
         if head.startswith(magic):
-            return [beyond(source.name, f"{name}, which this scan does not unpack", "unpack it, and scan what comes out")]
+            return [
+                beyond(source.name, f"{name}, which this scan does not unpack", "unpack it, and scan what comes out")
+            ]
     if context.depth >= ARCHIVES_DEEP:
         return [beyond(source.name, f"an archive within {context.depth} others", "unpack it by hand, if you trust it")]
     make = next(make for magic, make in _READ.items() if head.startswith(magic))

@@ -42,7 +42,11 @@ def _of_path(path: Path, root: Path, context: Context) -> list[Finding]:
         if not target.exists():
             return [damaged(where, f"a symbolic link to {path.readlink()}, which is missing")]
     if not stat.S_ISREG(target.stat().st_mode):
-        return [Finding(where, "a device, a pipe or another special file", "unsafe", "reading it may never end", "remove it")]
+        return [
+            Finding(
+                where, "a device, a pipe or another special file", "unsafe", "reading it may never end", "remove it"
+            )
+        ]
     with open_regular(target) as file:
         source = Source(where, file, os.fstat(file.fileno()).st_size, folder=path.parent)
         return context.look(source, context)

@@ -146,11 +146,11 @@ def _node(message: memoryview, scope: str) -> Node:
             continue
         if number == 1:
             name = _decoded(value)
-        elif number == 2:  # noqa: PLR2004  fields of NodeDef
+        elif number == 2:
             op = _decoded(value)
-        elif number == 3:  # noqa: PLR2004
+        elif number == 3:
             inputs.append(_decoded(value))
-        elif number == 5:  # noqa: PLR2004
+        elif number == 5:
             for attribute in wire.messages(value, 2):
                 _of_attribute(attribute, calls, texts)
     return Node(name, op, tuple(inputs), tuple(calls), tuple(texts), scope)
@@ -161,11 +161,11 @@ def _of_attribute(attribute: memoryview, calls: list[str], texts: list[bytes]) -
     for number, value in wire.fields(attribute):
         if not isinstance(value, memoryview):
             continue
-        if number == 2:  # noqa: PLR2004
+        if number == 2:
             texts.append(bytes(value[:4096]))
-        elif number == 8:  # noqa: PLR2004
+        elif number == 8:
             texts.extend(bytes(one[:4096]) for one in wire.messages(value, 8))
-        elif number == 10:  # noqa: PLR2004
+        elif number == 10:
             calls.append(wire.text(value, 1))
         elif number == 1:
             texts.extend(bytes(one[:4096]) for one in wire.messages(value, 2))

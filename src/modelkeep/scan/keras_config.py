@@ -71,7 +71,9 @@ def _of_object(value: dict[str, Any], place: str, context: Context) -> Iterator[
         why = "a module that a file names is imported, which runs it"
         yield Finding(place, f"{kind} of the module {module}", "unsafe", why, _PASS_IT)
     elif module is not None and not isinstance(module, str):
-        yield Finding(place, f"{kind} of a module that is no text", "suspicious", "no writer of Keras makes it", _DO_NOT)
+        yield Finding(
+            place, f"{kind} of a module that is no text", "suspicious", "no writer of Keras makes it", _DO_NOT
+        )
     yield from _of_size(value, place, context)
 
 

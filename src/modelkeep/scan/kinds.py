@@ -47,7 +47,9 @@ def _native(source: Source, _context: Context) -> list[Finding]:
 
 def _python(source: Source, _context: Context) -> list[Finding]:
     why = "a library that trusts the folder imports it, which runs it"
-    return [Finding(source.name, "Python code", "suspicious", why, "read it, and load without it (trust_remote_code=False)")]
+    return [
+        Finding(source.name, "Python code", "suspicious", why, "read it, and load without it (trust_remote_code=False)")
+    ]
 
 
 KINDS: tuple[Kind, ...] = (
@@ -81,7 +83,20 @@ _MEANT = {
     ".pb": {"saved_model", "graph", "metadata", "onnx"},
     **dict.fromkeys((".txt", ".md", ".csv", ".yaml", ".yml", ".rst", ".html", ".jpg", ".png"), {"json"}),
 }  # fmt: skip
-_MUST_BE = {".safetensors", ".npy", ".npz", ".keras", ".h5", ".hdf5", ".tflite", ".onnx", ".zip", ".pkl", ".pickle", ".joblib"}
+_MUST_BE = {
+    ".safetensors",
+    ".npy",
+    ".npz",
+    ".keras",
+    ".h5",
+    ".hdf5",
+    ".tflite",
+    ".onnx",
+    ".zip",
+    ".pkl",
+    ".pickle",
+    ".joblib",
+}
 """Endings whose files have bytes that tell; what begins otherwise is damaged."""
 
 

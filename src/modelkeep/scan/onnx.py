@@ -21,7 +21,7 @@ _STANDARD = {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.t
 def looks_like(source: Source) -> bool:
     """Whether it is a ModelProto: fields of its own alone, an IR version, and a graph or a set of operations."""
     head = source.read(0, 3)  # an IR version below 32, and then another field of a ModelProto
-    if len(head) < 3 or head[0] != 8 or head[1] > 31 or head[2] not in _TAGS or source.size > _LARGEST:  # noqa: PLR2004
+    if len(head) < 3 or head[0] != 8 or head[1] > 31 or head[2] not in _TAGS or source.size > _LARGEST:
         return False
     try:
         numbers = {field.number for field in wire.fields(memoryview(source.read(0, source.size)))}
@@ -58,15 +58,17 @@ def _of_graph(
     graph: memoryview, source: Source, context: Context, functions: set[tuple[str, str]], depth: int
 ) -> Iterator[Finding]:
     if depth > context.budget.depth:
-        raise LimitExceeded(f"{source.name}: graphs within graphs, deeper than the {context.budget.depth} levels allowed")
+        raise LimitExceeded(
+            f"{source.name}: graphs within graphs, deeper than the {context.budget.depth} levels allowed"
+        )
     for field in wire.fields(graph):
         if not isinstance(field.value, memoryview):
             continue
         if field.number == 1:
             yield from _of_node(field.value, source, context, functions, depth)
-        elif field.number == 5:  # noqa: PLR2004  an initializer
+        elif field.number == 5:
             yield from _of_tensor(field.value, source)
-        elif field.number == 15:  # noqa: PLR2004  a sparse initializer: values and indices
+        elif field.number == 15:
             for tensor in (*wire.messages(field.value, 1), *wire.messages(field.value, 2)):
                 yield from _of_tensor(tensor, source)
 
@@ -76,7 +78,11 @@ def _of_node(
 ) -> Iterator[Finding]:
     op, domain = wire.text(node, 4), wire.text(node, 7)
     name = f"{domain}:{op}" if domain not in {"", "ai.onnx"} else op
-    if (domain, op) not in functions and domain not in _RUNTIME and not (domain in _STANDARD and name in _standard_ops()):
+    if (
+        (domain, op) not in functions
+        and domain not in _RUNTIME
+        and not (domain in _STANDARD and name in _standard_ops())
+    ):
         why = "it is not in the standard: a library of native code or Python has to be loaded for it"
         place = f"{source.name} {wire.text(node, 3) or op}"
         yield Finding(place, f"the custom operation {name}", "suspicious", why, "ask its author what it does")
@@ -104,7 +110,7 @@ def _of_tensor(tensor: memoryview, source: Source) -> Iterator[Finding]:
 
 
 def _of_data_file(source: Source, location: str, place: str, entries: dict[str, str]) -> Iterator[Finding]:
-    assert source.folder is not None  # noqa: S101  the caller has looked
+    assert source.folder is not None
     path = source.folder / location
     if path.is_symlink() or not path.resolve().is_relative_to(source.folder.resolve()):
         what, why = f"reads its values from {location[:200]}, a symbolic link", "it leads to a file elsewhere"

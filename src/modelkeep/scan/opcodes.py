@@ -5,6 +5,7 @@ It reads arguments by their lengths alone, since the real unpickler accepts numb
 """
 
 import pickletools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Final, TypeAlias, final
@@ -258,12 +259,26 @@ def _number(line: bytes) -> int:
         return -1
 
 
+_ESCAPE: Final = re.compile(rb"\\(x[0-9a-fA-F]{2}|[0-7]{1,3}|.)", re.DOTALL)
+_LETTERS: Final = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v", b"\n": b""}
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    """One escape of a bytes literal, by the rules that the unpickler has; Python's own decoder warns of unknown ones."""
+    code = found[1]
+    if code[:1] == b"x" and len(code) > 1:
+        return bytes([int(code[1:], 16)])
+    if code[:1].isdigit() and code[:1] < b"8":
+        return bytes([int(code, 8) & 255])
+    return _LETTERS.get(code, code if code in {b"\\", b"'", b'"'} else b"\\" + code)
+
+
 def _text(opcode: str, argument: bytes) -> str | None:
     try:
         if opcode == "UNICODE":
             return argument[:-1].decode("raw-unicode-escape")
         if opcode == "STRING":  # within quotes, with Python's escapes
-            return argument.strip()[1:-1].decode("unicode-escape")
+            return _ESCAPE.sub(_unescaped, argument.strip()[1:-1]).decode("latin-1")
         return argument.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
         return None

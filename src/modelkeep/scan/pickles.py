@@ -68,7 +68,9 @@ def _unfinished(walked: Walked, source: Source, where: str) -> Finding:
     if walked.exhausted:
         return beyond(where, f"a pickle of more than {walked.opcodes:,} opcodes", "split it")
     if not source.whole:
-        return beyond(where, "a compressed pickle that is not unpacked to its end", "unpack it, and scan what comes out")
+        return beyond(
+            where, "a compressed pickle that is not unpacked to its end", "unpack it, and scan what comes out"
+        )
     return damaged(where, f"the pickle breaks off at byte {walked.end:,}")
 
 

@@ -12,7 +12,9 @@ from modelkeep.scan.tensorflow_ops import FORBIDDEN, NAMED_FILES, NAMED_IN_ATTRI
 
 _LARGEST = 2 << 30
 """Protocol buffers are at most 2 GiB."""
-_DO_NOT = "do not serve it; have it exported anew without this operation, or load its variables alone (modelkeep import)"
+_DO_NOT = (
+    "do not serve it; have it exported anew without this operation, or load its variables alone (modelkeep import)"
+)
 _ADDRESS = "://"
 _METADATA = 5
 """The field of a SavedObject of Keras 2 that holds its configuration."""
@@ -90,7 +92,9 @@ def findings_of_keras_metadata(source: Source, context: Context) -> list[Finding
 def _message(source: Source, context: Context) -> tuple[memoryview, list[Finding]]:
     context.budget.check("nbytes", source.size, source.name)
     if source.size > _LARGEST:
-        return memoryview(b""), [damaged(source.name, f"{source.size:,} bytes, and a protocol buffer has at most 2 GiB")]
+        return memoryview(b""), [
+            damaged(source.name, f"{source.size:,} bytes, and a protocol buffer has at most 2 GiB")
+        ]
     return memoryview(source.read(0, source.size)), []
 
 

@@ -31,7 +31,7 @@ def parse(data: bytes, where: str, context: Context) -> Parsed:
         made = dict(pairs)
         if len(made) < len(pairs):
             names = [name for name, _ in pairs]
-            duplicates.extend(sorted({name for name in made if names.count(name) > 1}) if len(pairs) < 10_000 else [""])  # noqa: PLR2004
+            duplicates.extend(sorted({name for name in made if names.count(name) > 1}) if len(pairs) < 10_000 else [""])
         return made
 
     try:
@@ -51,7 +51,8 @@ class Node:
 
 def walk(value: Any, where: str, context: Context) -> Iterator[Node]:
     """Yield each value of the document, parents first. Raises LimitExceeded by depth (twice the budget's, since a layer
-    within a layer is two objects and two lists deep) and by nodes."""
+    within a layer is two objects and two lists deep) and by nodes.
+    """
     pending: list[tuple[Node, int]] = [(Node("", "", value), 0)]
     count = 0
     while pending:

@@ -20,7 +20,9 @@ def findings(source: Source, context: Context) -> list[Finding]:
         return [beyond(source.name, f"an archive within {context.depth} others", "unpack it by hand, if you trust it")]
     found: list[Finding] = []
     if not source.whole:
-        found.append(beyond(source.name, "a compressed archive of which the first part alone was looked at", "unpack it"))
+        found.append(
+            beyond(source.name, "a compressed archive of which the first part alone was looked at", "unpack it")
+        )
     try:
         source.file.seek(0)
         with tarfile.open(fileobj=source.file, mode="r:") as archive:

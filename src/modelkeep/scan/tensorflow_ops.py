@@ -49,7 +49,14 @@ NAMED_FILES: Final = {
     "InitializeTableFromTextFile": 1, "InitializeTableFromTextFileV2": 1,
 }  # fmt: skip
 """Operations of every SavedModel that open a file, and the input that names it: harmless while the loader gives it."""
-NAMED_IN_ATTRIBUTES: Final = {"PrintV2", "DebugIdentity", "DebugIdentityV2", "DebugIdentityV3", "DecodeProtoV2", "EncodeProto"}
+NAMED_IN_ATTRIBUTES: Final = {
+    "PrintV2",
+    "DebugIdentity",
+    "DebugIdentityV2",
+    "DebugIdentityV3",
+    "DecodeProtoV2",
+    "EncodeProto",
+}
 """Operations that open what an attribute names: an output stream, an address, a file of descriptors."""
 
 

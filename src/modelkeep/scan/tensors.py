@@ -20,7 +20,7 @@ _WRITE_ANEW = "write it anew with safetensors, from tensors that you trust"
 def looks_like(source: Source) -> bool:
     """Whether it begins with the length of a header, and then a JSON object."""
     head = source.read(0, _LENGTH + 1)
-    return len(head) > _LENGTH and head[_LENGTH:] == b"{" and 2 <= int.from_bytes(head[:_LENGTH], "little") < 1 << 40  # noqa: PLR2004
+    return len(head) > _LENGTH and head[_LENGTH:] == b"{" and 2 <= int.from_bytes(head[:_LENGTH], "little") < 1 << 40
 
 
 def findings(source: Source, context: Context) -> list[Finding]:
@@ -80,7 +80,7 @@ def _span(entry: Any) -> tuple[int, int] | None:
         return None
     shape, offsets, bits = entry["shape"], entry["data_offsets"], _BITS.get(str(entry["dtype"]))
     wholes = lambda values: isinstance(values, list) and all(type(one) is int and one >= 0 for one in values)  # noqa: E731
-    if bits is None or not wholes(shape) or not wholes(offsets) or len(offsets) != 2:  # noqa: PLR2004
+    if bits is None or not wholes(shape) or not wholes(offsets) or len(offsets) != 2:
         return None
     start, stop = offsets
     return (start, stop) if math.prod(shape) * bits == 8 * (stop - start) else None

@@ -48,7 +48,7 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         byte = message[at]
         at += 1
         value |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:  # noqa: PLR2004  the last byte of the number
+        if byte < 0x80:
             return value, at
     raise ValueError(f"a number of more than {_VARINT_BYTES} bytes")
 

@@ -50,7 +50,9 @@ def findings(source: Source, context: Context) -> list[Finding]:
     if context.depth >= ARCHIVES_DEEP:
         return [beyond(source.name, f"an archive within {context.depth} others", "unpack it by hand, if you trust it")]
     if not source.whole:
-        return [beyond(source.name, "a compressed archive that is too large to unpack", "unpack it, and scan the parts")]
+        return [
+            beyond(source.name, "a compressed archive that is too large to unpack", "unpack it, and scan the parts")
+        ]
     found: list[Finding] = []
     try:
         with zipfile.ZipFile(source.file) as archive:
@@ -78,7 +80,7 @@ def _without_index(source: Source) -> Iterator[Member]:
     """Members by their local headers, which lie behind each other; some readers go by these."""
     at = 0
     while (head := source.read(at, _LOCAL_BYTES)).startswith(_LOCAL) and len(head) == _LOCAL_BYTES:
-        number = lambda start, count: int.from_bytes(head[start : start + count], "little")  # noqa: E731, B023
+        number = lambda start, count: int.from_bytes(head[start : start + count], "little")  # noqa: E731
         stored, names, extra = number(18, 4), number(26, 2), number(28, 2)
         name = source.read(at + _LOCAL_BYTES, names).decode("utf-8", "replace")
         yield Member(name, at, stored, number(22, 4), number(8, 2), number(6, 2), number(14, 4), 0)
@@ -99,7 +101,9 @@ def _of_index(source: Source, members: list[Member]) -> Iterator[Finding]:
             what = f"{following.at - end:,} bytes behind it that the index does not name"
             yield _odd(source, one.name, what, "readers that go by local headers see members that others do not")
         elif following.at < end:
-            yield _odd(source, following.name, "a member that overlaps another", "archives that unpack without end do so")
+            yield _odd(
+                source, following.name, "a member that overlaps another", "archives that unpack without end do so"
+            )
 
 
 def _odd(source: Source, name: str, what: str, why: str) -> Finding:
@@ -136,7 +140,12 @@ def _of_member(source: Source, member: Member, context: Context) -> Iterator[Fin
     if isinstance(opened, Finding):
         yield opened
         return
-    if member.crc and opened.whole and opened.size <= _CHECKED and zlib.crc32(opened.read(0, opened.size)) != member.crc:
+    if (
+        member.crc
+        and opened.whole
+        and opened.size <= _CHECKED
+        and zlib.crc32(opened.read(0, opened.size)) != member.crc
+    ):
         yield damaged(where, "its checksum is another one")
     yield from context.look(opened, context.deeper())
 
@@ -208,5 +217,3 @@ def reads_as_zip(source: Source) -> bool:
             return bool(archive.infolist())
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, IndexError, OSError):
         return False
-
-
