@@ -144,6 +144,19 @@ def test_a_bomb_that_lies_about_its_size_is_unpacked_no_further_than_it_says(zip
     assert peak < 20 << 20
 
 
+def test_many_small_bombs_are_one_and_many_names_of_the_same_bytes_are_read_once(zipped, scanned):
+    data = zipped({f"{index}.txt": b" " * (10 << 20) for index in range(8)}, zipfile.ZIP_DEFLATED)
+    assert any("unpack to 83,886,080" in one for one in whats(scanned(data, "m.zip")))
+    data = zipped({"a.pkl": HARM})
+    central, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
+    entry = data[central:end]
+    tail = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 500, 500, 500 * len(entry), central, 0)
+    report = scanned(data[:central] + entry * 500 + tail, "m.zip")
+    assert report.files == 2
+    assert any("os.system" in one for one in whats(report))
+    assert any("overlaps" in one for one in whats(report))
+
+
 def test_archives_within_archives_end_somewhere(zipped, scanned):
     data = b"x"
     for _ in range(20):

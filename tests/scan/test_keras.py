@@ -34,6 +34,7 @@ HOSTILE = {
     "Lambda that is registered": layer("builtins>Lambda", function="f"),
     "an activation with bytecode": layer("Dense", units=1, activation=CODE),
     "a module of its own (CVE-2025-1550)": layer("system", module="os"),
+    "a module of its own, as if registered": layer("system", module="os", registered="x>system"),
     "a function of a module of its own": layer("Dense", units=1, activation=function("system", "os")),
     "get_file (CVE-2025-8747)": layer("Dense", activation=function("get_file", "keras.utils")),
     "get_file as a layer": layer("get_file", module="keras.utils", origin="x"),
@@ -145,7 +146,7 @@ def test_hdf5_behind_a_block_of_the_users_is_read(tmp_path):
 
 @pytest.fixture(scope="module")
 def rich():
-    """A model of many parts: branches, recurrence, attention, augmentation, vocabularies, operations, a nested model."""
+    """A model of many parts: branches, recurrence, attention, augmentation, vocabularies, operations, nesting."""
     words = keras.layers.TextVectorization(max_tokens=20, output_sequence_length=4)
     words.adapt(np.array(["a b c", "b c d"]))
     text = keras.Input((1,), dtype="string", name="text")
@@ -185,14 +186,16 @@ def test_models_in_the_old_format_are_clean(tmp_path):
     assert scan(tmp_path).findings == ()
 
 
-def test_a_registered_layer_is_clean_since_its_class_is_the_callers(tmp_path):
+def test_a_layer_that_its_author_registered_is_suspicious_for_its_code_is_elsewhere(tmp_path):
     @keras.saving.register_keras_serializable("mine")
     class Twice(keras.layers.Layer):
         def call(self, x):
             return 2 * x
 
     keras.Sequential([keras.Input((2,)), Twice()]).save(tmp_path / "m.keras")
-    assert scan(tmp_path / "m.keras").findings == ()
+    (found,) = scan(tmp_path / "m.keras").findings
+    assert found.severity == "suspicious"
+    assert "custom_objects" in found.way_out
 
 
 @pytest.mark.parametrize("name", ["MobileNetV3Small", "EfficientNetV2B0"])

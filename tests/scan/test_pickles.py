@@ -45,7 +45,9 @@ HOSTILE = {
     "inst": lambda canary: b"(" + code(canary) + b"ibuiltins\nexec\n.",
     "obj": lambda canary: b"(cbuiltins\nexec\n" + code(canary) + b"o.",
     "newobj": lambda canary: b"\x80\x02csubprocess\nPopen\n(]" + text("true") + b"at\x81.",
-    "names from the stack": lambda canary: b"\x80\x04" + text("builtins") + text("exec") + b"\x93(" + code(canary) + b"tR.",
+    "names from the stack": lambda canary: (
+        b"\x80\x04" + text("builtins") + text("exec") + b"\x93(" + code(canary) + b"tR."
+    ),
     "names from a memo that is put by number and by counting": lambda canary: (
         b"\x80\x04" + text("builtins") + b"q\x00" + text("exec") + b"q\x01" + text("torch._utils") + b"\x94"
         + text("_rebuild_tensor_v2") + b"\x94h\x00h\x01\x93(" + code(canary) + b"tR."
@@ -207,6 +209,7 @@ def test_weights_of_torch_are_clean(zip_format, scanned):
     assert report.verdict == "clean"
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 def test_quantised_and_sparse_tensors_are_clean(scanned):
     quantised = torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8)
     sparse = torch.eye(3).to_sparse()

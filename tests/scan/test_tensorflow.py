@@ -1,4 +1,4 @@
-"""SavedModels, graphs and TFLite: operations that reach files or Python are found in every function; real ones are clean."""
+"""SavedModels, graphs and TFLite: what reaches files or Python is found in every function; real ones are clean."""
 
 import keras
 import numpy as np
@@ -121,6 +121,15 @@ def test_a_vocabulary_named_by_a_variable_of_the_model_is_unsafe(vocabulary, tmp
     module.table = tf.lookup.StaticHashTable(reader, -1)
     module.name_of_file = tf.Variable("/etc/passwd")
     module.run = tf.function(lambda x: table(module.name_of_file), input_signature=[TEXT])
+    tf.saved_model.save(module, str(tmp_path / "m"))
+    assert scan(tmp_path / "m").verdict == "unsafe"
+
+
+def test_a_vocabulary_whose_name_the_graph_completes_is_unsafe(vocabulary, tmp_path):
+    module = tf.Module()
+    reader = tf.lookup.TextFileInitializer(str(vocabulary), tf.string, -2, tf.int64, -1)
+    module.table = tf.lookup.StaticHashTable(reader, -1)
+    module.run = tf.function(lambda x: table(tf.strings.join([x, "passwd"])), input_signature=[TEXT])
     tf.saved_model.save(module, str(tmp_path / "m"))
     assert scan(tmp_path / "m").verdict == "unsafe"
 

@@ -6,7 +6,8 @@ from typing import Literal
 
 Severity = Literal["unsafe", "suspicious", "damaged", "limit"]
 """``unsafe``: it would run code, or open or write what it names. ``suspicious``: it is not what it says, or it hides
-something. ``damaged``: it cannot be read. ``limit``: it asks for more than the budget, and was not looked at in full."""
+something. ``damaged``: it cannot be read. ``limit``: it asks for more than the budget, and was not looked at
+in full."""
 
 SEVERITIES: tuple[Severity, ...] = ("unsafe", "suspicious", "damaged", "limit")
 

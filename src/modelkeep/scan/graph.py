@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import final
 
+from modelkeep.errors import LimitExceeded
 from modelkeep.scan import wire
 
 ARGUMENT = "argument"
 """The origin of a value that no node of the graph makes: what the caller, or the loader, gives."""
+_STEPS = 2_000_000
 _NODE, _LIBRARY = 1, 2
 _PASS = {
     "Identity", "StringJoin", "ShardedFilename", "ShardedFilespec", "Pack", "Reshape", "ConcatV2", "Select", "SelectV2",
@@ -51,6 +53,8 @@ class Graph:
     functions: dict[str, Function] = field(default_factory=dict)
     by_name: dict[tuple[str, str], Node] = field(default_factory=dict)
     callers: dict[str, list[Node]] = field(default_factory=lambda: defaultdict(list))
+    assigned: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    steps: int = 0
     bound: dict[str, list[str]] = field(default_factory=dict)
     """Of functions that the loader calls: kinds of the objects of the model that it gives as their last arguments."""
 
@@ -58,17 +62,25 @@ class Graph:
         """Add one node."""
         self.nodes.append(node)
         self.by_name[node.scope, node.name] = node
+        if node.op == "AssignVariableOp" and len(node.inputs) > 1:
+            self.assigned[node.scope, node.inputs[0].split(":", 1)[0]].append(node.inputs[1])
         for name in (*node.calls, node.op):  # a function is called by an attribute, or as if it were an operation
             self.callers[name].append(node)
 
     def origins(self, node: Node, index: int) -> set[str | Node]:
-        """What the value of an input is made from, through the functions that call this one: nodes, and ``ARGUMENT``."""
+        """What the value of an input is made from, through the callers of its function: nodes, ``ARGUMENT``, kinds.
+
+        Raises LimitExceeded for a graph that is made to be walked without end.
+        """
         found: set[str | Node] = set()
         seen: set[tuple[str, str]] = set()
         data = [one for one in node.inputs if not one.startswith("^")]
         pending = [(node.scope, data[index])] if index < len(data) else []
         while pending:
             scope, name = pending.pop()
+            self.steps += 1
+            if self.steps > _STEPS:
+                raise LimitExceeded(f"a graph in which the names of files are made in more than {_STEPS:,} steps")
             base = name.split(":", 1)[0]
             if (scope, base) in seen:
                 continue
@@ -100,12 +112,7 @@ class Graph:
 
     def _assigned(self, variable: Node) -> list[str]:
         """What the graph assigns to a variable; nothing when its value comes from the checkpoint alone."""
-        return [
-            one.inputs[1]
-            for one in self.nodes
-            if one.op == "AssignVariableOp" and one.scope == variable.scope and len(one.inputs) > 1
-            and one.inputs[0].split(":", 1)[0] == variable.name
-        ]  # fmt: skip
+        return self.assigned.get((variable.scope, variable.name), [])
 
     def _outer(self, scope: str, argument: str) -> Iterator[tuple[str, str] | Node]:
         """What the callers of a function give as its argument; the caller itself where that cannot be told."""
@@ -157,7 +164,7 @@ def _node(message: memoryview, scope: str) -> Node:
 
 
 def _of_attribute(attribute: memoryview, calls: list[str], texts: list[bytes]) -> None:
-    """An AttrValue: 2 text, 8 tensor (its 8: texts), 10 function (its 1: name), 1 list of such (2 texts, 9 functions)."""
+    """An AttrValue: 2 text, 8 tensor (its 8: texts), 10 function (its 1: name), 1 list (of 2 texts, 9 functions)."""
     for number, value in wire.fields(attribute):
         if not isinstance(value, memoryview):
             continue

@@ -1,4 +1,4 @@
-"""HDF5 (`.h5`, `.hdf5`, `.weights.h5`): links and storage outside the file, bombs, and the model that Keras puts there."""
+"""HDF5 (`.h5`, `.weights.h5`): links and storage outside the file, bombs, and the model that Keras puts there."""
 
 from collections.abc import Iterator
 from typing import Any

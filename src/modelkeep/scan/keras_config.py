@@ -1,10 +1,11 @@
 """Keras configurations (in `.keras`, `.h5`, SavedModel and plain JSON): what building from them would do."""
 
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
-from modelkeep.scan.findings import Finding, beyond
+from modelkeep.scan.findings import Finding, Severity, beyond
 from modelkeep.scan.source import Context, leaves_folder
 from modelkeep.scan.strict_json import Node, walk
 
@@ -37,7 +38,7 @@ _GADGETS = {
 _PATH_KEYS = {"vocabulary", "vocabulary_file", "filepath", "file_path", "filename", "url", "origin", "idf_weights"}
 _SIZES = {"units", "filters", "input_dim", "output_dim", "num_heads", "key_dim", "value_dim"}
 _DO_NOT = "do not load it; modelkeep loads the weights alone (modelkeep import)"
-_PASS_IT = "pass the class yourself (custom_objects), if you know its code"
+_CLASS = "pass the class yourself (custom_objects), if you know its code"
 
 
 def is_config(value: Any) -> bool:
@@ -68,13 +69,22 @@ def _of_object(value: dict[str, Any], place: str, context: Context) -> Iterator[
     elif isinstance(module, str) and base in _GADGETS:
         yield Finding(place, f"calls {module}.{base}", "unsafe", "it is no part of a model", _DO_NOT)
     elif isinstance(module, str) and not _is_model_module(module, kind):
-        why = "a module that a file names is imported, which runs it"
-        yield Finding(place, f"{kind} of the module {module}", "unsafe", why, _PASS_IT)
+        yield _of_foreign_class(kind, module, value, place)
     elif module is not None and not isinstance(module, str):
         yield Finding(
             place, f"{kind} of a module that is no text", "suspicious", "no writer of Keras makes it", _DO_NOT
         )
     yield from _of_size(value, place, context)
+
+
+def _of_foreign_class(kind: str, module: str, value: dict[str, Any], place: str) -> Finding:
+    """Of a class that its author registered, as Keras asks for, the lesser finding: the code is not in the file."""
+    registered = (
+        ">" in str(value.get("registered_name")) and module.split(".", maxsplit=1)[0] not in sys.stdlib_module_names
+    )
+    why = "the module that the file names is imported (by Keras before 3.9; later ones want the class from you)"
+    severity: Severity = "suspicious" if registered else "unsafe"
+    return Finding(place, f"{kind} of the module {module}", severity, why, _CLASS)
 
 
 def _function_of(value: dict[str, Any]) -> str:

@@ -81,7 +81,7 @@ _MEANT = {
     ".pt": _TORCH, ".pth": _TORCH, ".pkl": _PICKLED, ".pickle": _PICKLED, ".joblib": _PICKLED, ".zip": {"zip"},
     ".tar": {"tar"}, ".gz": {"compressed"}, ".bz2": {"compressed"}, ".xz": {"compressed"}, ".tgz": {"compressed"},
     ".pb": {"saved_model", "graph", "metadata", "onnx"},
-    **dict.fromkeys((".txt", ".md", ".csv", ".yaml", ".yml", ".rst", ".html", ".jpg", ".png"), {"json"}),
+    **{ending: {"json"} for ending in (".txt", ".md", ".csv", ".yaml", ".yml", ".rst", ".html", ".jpg", ".png")},
 }  # fmt: skip
 _MUST_BE = {
     ".safetensors",

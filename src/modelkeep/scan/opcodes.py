@@ -260,11 +260,13 @@ def _number(line: bytes) -> int:
 
 
 _ESCAPE: Final = re.compile(rb"\\(x[0-9a-fA-F]{2}|[0-7]{1,3}|.)", re.DOTALL)
-_LETTERS: Final = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v", b"\n": b""}
+_LETTERS: Final = dict(
+    zip((b"n", b"t", b"r", b"a", b"b", b"f", b"v"), (bytes([one]) for one in b"\n\t\r\a\b\f\v"), strict=True)
+)
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:
-    """One escape of a bytes literal, by the rules that the unpickler has; Python's own decoder warns of unknown ones."""
+    """One escape of a bytes literal, by the unpickler's rules; Python's own decoder warns of unknown ones."""
     code = found[1]
     if code[:1] == b"x" and len(code) > 1:
         return bytes([int(code[1:], 16)])

@@ -110,7 +110,7 @@ def _of_action(action: Action, where: str) -> Finding:
 
 
 def _listed_as_dangerous(names: set[Name]) -> set[Name]:
-    """Those that picklescan, when it is installed, lists as dangerous. It judges names that *we* found, one at a time."""
+    """Those that picklescan, when it is installed, lists as dangerous. It judges names that *we* found."""
     try:
         from picklescan.scanner import SafetyLevel, scan_pickle_bytes
     except ImportError:

@@ -1,6 +1,7 @@
 """JSON of strangers: parsed within the budget, with its duplicate names told, and walked without recursion."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +31,7 @@ def parse(data: bytes, where: str, context: Context) -> Parsed:
     def of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) < len(pairs):
-            names = [name for name, _ in pairs]
-            duplicates.extend(sorted({name for name in made if names.count(name) > 1}) if len(pairs) < 10_000 else [""])
+            duplicates.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         return made
 
     try:

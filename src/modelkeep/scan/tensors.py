@@ -75,12 +75,23 @@ def _of_tensors(header: dict[str, Any], source: Source, data_at: int, context: C
         yield _odd(source.name, f"{size - end:,} bytes behind its tensors", "the same file is something else to others")
 
 
+_DIMENSIONS = 64
+"""More would make the product of a shape a number of millions of digits; no library has more."""
+
+
+def _are_sizes(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= _DIMENSIONS
+        and all(type(one) is int and 0 <= one < 1 << 63 for one in value)
+    )
+
+
 def _span(entry: Any) -> tuple[int, int] | None:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         return None
     shape, offsets, bits = entry["shape"], entry["data_offsets"], _BITS.get(str(entry["dtype"]))
-    wholes = lambda values: isinstance(values, list) and all(type(one) is int and one >= 0 for one in values)  # noqa: E731
-    if bits is None or not wholes(shape) or not wholes(offsets) or len(offsets) != 2:
+    if bits is None or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         return None
     start, stop = offsets
     return (start, stop) if math.prod(shape) * bits == 8 * (stop - start) else None

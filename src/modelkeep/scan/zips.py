@@ -6,11 +6,13 @@ a flag or a checksum that stops one reader does not stop another, nor this scan.
 
 import bz2
 import stat
+import struct
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 from modelkeep.scan import torchscript
@@ -63,10 +65,23 @@ def findings(source: Source, context: Context) -> list[Finding]:
     context.budget.check("entries", len(members), source.name)
     found.extend(_of_index(source, members))
     found.extend(torchscript.findings_of_names(source.name, [one.name for one in members]))
+    bombs = _bombs(members)
+    if bombs:
+        what = f"{sum(one.stored for one in bombs):,} bytes that unpack to {sum(one.size for one in bombs):,}"
+        where = f"{source.name}!{bombs[0].name}"
+        found.append(Finding(where, what, "unsafe", "loading it uses up the memory", "do not load it"))
+    skipped = {one.at for one in bombs}
     for member in members:
-        if not member.name.endswith("/"):
+        if not member.name.endswith("/") and member.at not in skipped:
+            skipped.add(member.at)  # further names of the same bytes: an overlap, which is a finding of the index
             found.extend(_of_member(source, member, context))
     return found
+
+
+def _bombs(members: list[Member]) -> list[Member]:
+    """The members that unpack to very much more than they take, when they are large together."""
+    swollen = [one for one in members if one.size > _BOMB_RATIO * max(1, one.stored)]
+    return swollen if sum(one.size for one in swollen) > _BOMB_BYTES else []
 
 
 def _member(info: zipfile.ZipInfo) -> Member:
@@ -80,10 +95,9 @@ def _without_index(source: Source) -> Iterator[Member]:
     """Members by their local headers, which lie behind each other; some readers go by these."""
     at = 0
     while (head := source.read(at, _LOCAL_BYTES)).startswith(_LOCAL) and len(head) == _LOCAL_BYTES:
-        number = lambda start, count: int.from_bytes(head[start : start + count], "little")  # noqa: E731
-        stored, names, extra = number(18, 4), number(26, 2), number(28, 2)
+        _, _, flags, method, _, _, crc, stored, size, names, extra = struct.unpack("<IHHHHHIIIHH", head)
         name = source.read(at + _LOCAL_BYTES, names).decode("utf-8", "replace")
-        yield Member(name, at, stored, number(22, 4), number(8, 2), number(6, 2), number(14, 4), 0)
+        yield Member(name, at, stored, size, method, flags, crc, 0)
         at += _LOCAL_BYTES + names + extra + stored
 
 
@@ -95,7 +109,7 @@ def _of_index(source: Source, members: list[Member]) -> Iterator[Finding]:
     if ordered and ordered[0].at > 0:
         what = f"{ordered[0].at:,} bytes before the archive"
         yield _odd(source, "", what, "the same file is something else to other programs")
-    for one, following in zip(ordered, ordered[1:], strict=False):
+    for one, following in pairwise(ordered):
         end = _data_at(source, one) + one.stored
         if following.at - end > _DESCRIPTOR:
             what = f"{following.at - end:,} bytes behind it that the index does not name"
@@ -124,10 +138,6 @@ def _of_member(source: Source, member: Member, context: Context) -> Iterator[Fin
         return
     if member.flags & _ENCRYPTED:
         yield _odd(source, member.name, "a member that is marked as encrypted", "it hides its content from scanners")
-    if member.size > _BOMB_BYTES and member.size > _BOMB_RATIO * max(1, member.stored):
-        what = f"{member.stored:,} bytes that unpack to {member.size:,}"
-        yield Finding(where, what, "unsafe", "loading it uses up the memory", "do not load it")
-        return
     if member.size > context.budget.nbytes:
         yield beyond(where, f"{member.size:,} bytes, and the budget has {context.budget.nbytes:,}")
         return
