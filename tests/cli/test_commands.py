@@ -23,11 +23,12 @@ from modelkeep.errors import (
     NotFound,
     StorageError,
     UnknownFormat,
+    Unsafe,
     UsageError,
 )
 from modelkeep.keep import Keep
 
-COMMANDS = ("ls", "show", "history", "verify", "gc", "doctor", "demo")
+COMMANDS = ("ls", "show", "history", "verify", "gc", "doctor", "scan", "demo")
 START = [sys.executable, "-c", "from modelkeep.cli import main; main()"]
 
 
@@ -338,10 +339,11 @@ def test_the_codes_in_the_help_are_those_of_the_errors() -> None:
         StorageError,
         NotExact,
         LimitExceeded,
+        Unsafe,
     ]
     text = exit_codes(*(kind.exit_code for kind in kinds))
     assert [part.split()[0] for part in text.removeprefix("Exit codes: ").split(";")] == [
-        *map(str, range(10)),
+        *map(str, range(11)),
         "130",
     ]
 
