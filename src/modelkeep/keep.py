@@ -12,7 +12,7 @@ from modelkeep.errors import ModelkeepError, NotFound, UsageError
 from modelkeep.model.load import Wish, load_version
 from modelkeep.model.publish import Card, Request, publish
 from modelkeep.snapshot import Snapshot
-from modelkeep.store import GRACE_SECONDS, Checkpoint, GcReport, ModelRecord, Move, Store, Version, VerifyReport
+from modelkeep.store import GRACE_SECONDS, Checkpoint, GcReport, ModelRecord, Move, Store, VerifyReport, Version
 from modelkeep.store.retention import valid_runs
 from modelkeep.training import environment
 from modelkeep.training.place import default_place
@@ -125,7 +125,11 @@ class Keep:
         return self._store.save(tree, meta=dict(meta or {}))
 
     def load_state(
-        self, ref: str | Ref | Snapshot | Checkpoint | Version, *, select: str | Sequence[str] | None = None, into: Tree = None
+        self,
+        ref: str | Ref | Snapshot | Checkpoint | Version,
+        *,
+        select: str | Sequence[str] | None = None,
+        into: Tree = None,
     ) -> Tree:
         """Load the state that ``ref`` names; every byte is checked.
 
@@ -160,8 +164,9 @@ class Keep:
         """
         if isinstance(ref, Snapshot):
             return ref
-        is_record = isinstance(ref, Checkpoint | Version)
-        return self._store.snapshot(ref.snapshot_id) if is_record else self._store.resolve(ref)
+        if isinstance(ref, Checkpoint | Version):
+            return self._store.snapshot(ref.snapshot_id)
+        return self._store.resolve(ref)
 
     def runs(self) -> list[RunSummary]:
         """Return a summary of each run, by name; what is damaged is said in it."""

@@ -25,7 +25,17 @@ from modelkeep.model.build import build
 SECONDS = 30
 MORE_MEMORY = 3 << 30
 NEWNET = 0x40000000
-WATCHED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.", "socket.", "marshal.", "pickle.", "urllib.")
+WATCHED = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "subprocess.",
+    "socket.",
+    "marshal.",
+    "pickle.",
+    "urllib.",
+)
 CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
@@ -81,7 +91,9 @@ def watch(seen):
             seen.append(f"{event} {args!r:.100}")
         elif event == "open" and isinstance(args[0], str | bytes):
             path = os.path.join(here, os.fsdecode(args[0]))
-            if "canary" in path or (isinstance(args[2], int) and args[2] & CHANGING and not path.startswith(("/dev/", "/proc/self/"))):
+            if "canary" in path or (
+                isinstance(args[2], int) and args[2] & CHANGING and not path.startswith(("/dev/", "/proc/self/"))
+            ):
                 seen.append(f"open {path}")
         elif event == "import" and "evil" in str(args[0]):
             seen.append(f"import {args[0]}")

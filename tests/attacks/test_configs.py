@@ -38,4 +38,7 @@ def test_hostile_architectures_are_refused_before_they_do_anything(backend, tmp_
         elif result["seconds"] > (10 if "built" not in result["text"] else 10):
             wrong.append(f"{result['case']}: took {result['seconds']} s")
     assert not wrong, "\n".join(wrong)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["canary", "evil_module.py"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == [
+        "canary",
+        "evil_module.py",
+    ]

@@ -71,7 +71,13 @@ def test_models_are_listed_beside_runs(keep: Keep) -> None:
 def test_a_version_is_shown_with_its_signature_layers_and_lineage(keep: Keep) -> None:
     call(keep, "publish", "digits", "run:cnn@last", "--alias", "champion")
     shown = call(keep, "show", "digits@champion").output
-    for text in ("image: float32 [?, 8]", "digit: float32 [?, 2]", "run:cnn@2", "champion", "digit        2          18"):
+    for text in (
+        "image: float32 [?, 8]",
+        "digit: float32 [?, 2]",
+        "run:cnn@2",
+        "champion",
+        "digit        2          18",
+    ):
         assert text in shown, text
     document = json.loads(call(keep, "show", "digits@1", "--json").stdout)
     assert document["signature"]["inputs"]["shape"] == [None, 8]

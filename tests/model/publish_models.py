@@ -1,7 +1,7 @@
 """A program: publish models under one backend, or load what another backend published, and say what is wrong.
 
-``publish_models.py publish KEEP`` and ``publish_models.py load KEEP BACKEND``, with KERAS_BACKEND set. It prints one line of JSON for
-each case: its name and what is wrong ("" where nothing is).
+``publish_models.py publish KEEP`` and ``publish_models.py load KEEP BACKEND``, with KERAS_BACKEND set. It prints one
+line of JSON for each case: its name and what is wrong ("" where nothing is).
 """
 
 import json
@@ -55,7 +55,7 @@ def loaded(keep, ref):
 def report(name, act):
     try:
         wrong = act()
-    except Exception:
+    except Exception:  # noqa: BLE001  whatever it was, it is what is wrong
         wrong = traceback.format_exc()[-1500:]
     print(json.dumps({"case": name, "wrong": wrong}), flush=True)
 

@@ -68,9 +68,7 @@ def compare(folder, name, made, *, exact):
     if [weight.nbytes for weight in own] != [bits.size for bits in stored]:
         return f"weights: {[weight.nbytes for weight in own]} built, {[bits.size for bits in stored]} stored"
     loaded = [bits.view(np.uint8).tobytes() for bits in stored]
-    values = [
-        np.frombuffer(data, weight.dtype).reshape(weight.shape) for data, weight in zip(loaded, own, strict=True)
-    ]
+    values = [np.frombuffer(data, weight.dtype).reshape(weight.shape) for data, weight in zip(loaded, own, strict=True)]
     for target in (model, zeros):
         target.set_weights(values)
         settle(target)

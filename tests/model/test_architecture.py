@@ -15,7 +15,11 @@ BACKENDS = ["jax", "torch", "tensorflow"]
 def ran(backend, *arguments):
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     found = subprocess.run(
-        [sys.executable, HERE / "round_trip.py", *arguments], env=environment, capture_output=True, text=True, timeout=550
+        [sys.executable, HERE / "round_trip.py", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=550,
     )
     assert found.returncode == 0, found.stderr[-3000:]
     return [json.loads(line) for line in found.stdout.splitlines() if line.startswith("{")]

@@ -184,7 +184,7 @@ def test_parameters_of_jax_come_back_with_the_answers_that_were_given(keep: Keep
     keep.publish("linear", params, example=mk.Example(inputs=x, outputs=x @ params["w"] + params["b"]))
     found = keep.load_model("linear@1", into={"w": jnp.zeros((3, 2)), "b": jnp.ones(2)})
     assert all(np.array_equal(found[name], params[name]) for name in params)
-    with pytest.raises(UsageError, match="example=mk.Example"):
+    with pytest.raises(UsageError, match=r"example=mk\.Example"):
         keep.publish("linear", params, example=x)
 
 
@@ -217,7 +217,7 @@ def test_a_model_larger_than_the_budget_is_not_built(keep: Keep) -> None:
     keep.publish("digits", digits())
     with pytest.raises(LimitExceeded, match="Budget"):
         keep.load_model("digits@1", budget=Budget(parameters=100))
-    with pytest.raises(LimitExceeded, match="limit_bytes|Budget"):
+    with pytest.raises(LimitExceeded, match=r"limit_bytes|Budget"):
         keep.load_model("digits@1", budget=Budget(nbytes=100))
 
 
@@ -225,7 +225,7 @@ def test_other_answers_are_found(keep: Keep) -> None:
     model, x = digits(), rows()
     right = np.asarray(model(x))
     keep.publish("digits", model, example=mk.Example(x, right + np.float32(0.01)))
-    with pytest.raises(NotExact, match="the output differs by 0.01"):
+    with pytest.raises(NotExact, match=r"the output differs by 0\.01"):
         keep.load_model("digits@1", check=True)
     keep.publish("digits", model, example=mk.Example(x, right[:, :5]))
     with pytest.raises(NotExact, match=r"is float32 \[4, 10\], and float32 \[4, 5\] was recorded"):

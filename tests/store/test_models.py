@@ -378,7 +378,9 @@ def test_an_alias_does_not_lead_to_another_model_under_its_number(store: Store, 
     assert [damage.key for damage in Store.open(store.backend).verify().damages] == [key]
 
 
-@pytest.mark.parametrize("wrong", [{"model": "letters"}, {"version": 1}, {"step": "maybe"}, {"step": None}, {"number": 9}])
+@pytest.mark.parametrize(
+    "wrong", [{"model": "letters"}, {"version": 1}, {"step": "maybe"}, {"step": None}, {"number": 9}]
+)
 def test_a_removal_that_makes_no_sense_is_damage_and_takes_nothing(
     store: Store, model: ModelRecord, wrong: dict[str, Json]
 ) -> None:

@@ -182,7 +182,9 @@ def test_a_promotion_takes_the_tensors_of_any_number_of_shards(store: Store, cou
     """A checkpoint that takes of more shards than a save would: nothing is written again to have fewer."""
     grown = store.save({"0": np.zeros(100)}, meta=MODEL)
     for number in range(1, 40):
-        grown = store.promote(grown, {**{name: Part(name) for name in grown.structure}, str(number): np.full(100, number)})
+        grown = store.promote(
+            grown, {**{name: Part(name) for name in grown.structure}, str(number): np.full(100, number)}
+        )
     counted.written.clear()
     model = store.promote(grown, Part(), meta=MODEL)
     assert len(model.shards) == 40

@@ -102,7 +102,9 @@ def show_version(keep: "Keep", ref: "Ref", *, as_json: bool, quiet: bool) -> Non
     aliases = [name for name, number in keep.model(version.model).aliases().items() if number == version.number]
     if as_json:
         about = {**asdict(version), "aliases": aliases, "nbytes": snapshot.nbytes, "meta": dict(snapshot.meta)}
-        print_json({"keep": keep.url, **about, "signature": _part(snapshot, "signature"), "card": _part(snapshot, "card")})
+        print_json(
+            {"keep": keep.url, **about, "signature": _part(snapshot, "signature"), "card": _part(snapshot, "card")}
+        )
         return
     if quiet:
         print(version.ref)

@@ -21,7 +21,9 @@ def command(
         typer.FileText | None, typer.Option("--card", help="The model card, Markdown in the Hugging Face form.")
     ] = None,
     licence: Annotated[str | None, typer.Option("--licence", help="Such as apache-2.0.")] = None,
-    parent: Annotated[list[str] | None, typer.Option("--parent", help="A version that it grew from; repeatable.")] = None,
+    parent: Annotated[
+        list[str] | None, typer.Option("--parent", help="A version that it grew from; repeatable.")
+    ] = None,
     keep: KeepOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

@@ -25,7 +25,9 @@ _ON_A_TERMINAL = 40
 
 
 def command(
-    ref: Annotated[str, typer.Argument(metavar="REF", autocompletion=complete_names, help="A run, a version, or a snapshot.")],
+    ref: Annotated[
+        str, typer.Argument(metavar="REF", autocompletion=complete_names, help="A run, a version, or a snapshot.")
+    ],
     *,
     everything: Annotated[bool, typer.Option("--all", help="Each tensor and value, however many.")] = False,
     keep: KeepOption = None,

@@ -123,7 +123,9 @@ def _plain(value: Any, where: str, numbers: dict[int, int]) -> Json:
         value = _spelled_the_same(value)
         for key, item in value.items():
             if not isinstance(key, str):
-                raise UnsupportedState(f"{where}: the key {key!r:.80} is of type {type(key).__name__}; JSON keys are text")
+                raise UnsupportedState(
+                    f"{where}: the key {key!r:.80} is of type {type(key).__name__}; JSON keys are text"
+                )
             if key == "shared_object_id":
                 found[key] = numbers.setdefault(item, len(numbers) + 1)
             else:

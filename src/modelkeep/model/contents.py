@@ -87,7 +87,7 @@ def array_of(leaf: Any) -> Any:
 
 
 def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
-    """``tree`` with each leaf changed; dicts, lists and tuples are kept. A list of plain numbers or text is one leaf."""
+    """``tree`` with each leaf changed; dicts, lists and tuples are kept. A list of numbers or text is one leaf."""
     if isinstance(tree, dict):
         return {key: mapped(value, change) for key, value in tree.items()}
     if isinstance(tree, tuple) or (isinstance(tree, list) and any(hasattr(item, "shape") for item in tree)):

@@ -1,6 +1,6 @@
 """A version, back as a model: its architecture is walked and built within a budget, and its weights are checked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,6 @@ from modelkeep.snapshot.canonical import parse_json
 from modelkeep.state import flatten
 from modelkeep.store import Store
 from modelkeep.values import Json
-
-FORMAT = 1
-"""The greatest format of an architecture that is not Keras' which this version reads."""
 
 _TOLERANCES = {"float64": 1e-9, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 """What answers may differ by, relative to the largest one, on another machine or backend."""
@@ -33,8 +30,9 @@ class Wish:
     budget: Budget | None = None
 
 
-def load_version(store: Store, snapshot: Snapshot, wish: Wish = Wish()) -> Any:
+def load_version(store: Store, snapshot: Snapshot, wish: Wish | None = None) -> Any:
     """Load a version, or a checkpoint that can be one; see `modelkeep.load_model`."""
+    wish = wish or Wish()
     there = snapshot.structure if isinstance(snapshot.structure, dict) else {}
     if "architecture" not in there or "model" not in there:
         raise UsageError(
@@ -46,7 +44,7 @@ def load_version(store: Store, snapshot: Snapshot, wish: Wish = Wish()) -> Any:
     wanted = ["model/**", *(["optimizer/**"] if wish.compiled and there.get("optimizer") is not None else [])]
     tree = store.load(snapshot, select=wanted, limit_bytes=budget.nbytes)
     framework = architecture.get("framework", "keras")
-    model = _LOADERS.get(str(framework), _refuse)(architecture, tree, wish, budget)
+    model = _loaded(str(framework), architecture, tree, wish, budget)
     if wish.check:
         _check(store, snapshot, model, str(framework), budget)
     return model
@@ -75,7 +73,7 @@ def _keras(architecture: dict[str, Json], tree: dict[str, Any], wish: Wish, budg
     )
 
 
-def _torch(architecture: dict[str, Json], tree: dict[str, Any], wish: Wish, _: Budget) -> Any:
+def _torch(architecture: dict[str, Json], tree: dict[str, Any], wish: Wish) -> Any:
     if wish.into is None:
         raise UsageError(
             f"this is a torch module of the class {architecture.get('class')!s:.200}, which is never imported by its "
@@ -87,7 +85,7 @@ def _torch(architecture: dict[str, Json], tree: dict[str, Any], wish: Wish, _: B
     return wish.into
 
 
-def _jax(_: dict[str, Json], tree: dict[str, Any], wish: Wish, __: Budget) -> Any:
+def _jax(tree: dict[str, Any], wish: Wish) -> Any:
     if wish.into is None:
         raise UsageError("these are the parameters of a jax function; pass into=PARAMS, a pytree of the same structure")
     from modelkeep.frameworks import jax as jax_door
@@ -95,15 +93,16 @@ def _jax(_: dict[str, Json], tree: dict[str, Any], wish: Wish, __: Budget) -> An
     return jax_door.restore(wish.into, tree["model"])
 
 
-def _refuse(architecture: dict[str, Json], *_: Any) -> Any:
-    raise UnknownFormat(f"the framework {architecture['framework']!r:.60} is not known; a newer modelkeep may read it")
-
-
-_LOADERS: dict[str, Callable[[dict[str, Json], dict[str, Any], Wish, Budget], Any]] = {
-    "keras": _keras,
-    "torch": _torch,
-    "jax": _jax,
-}
+def _loaded(framework: str, architecture: dict[str, Json], tree: dict[str, Any], wish: Wish, budget: Budget) -> Any:
+    match framework:
+        case "keras":
+            return _keras(architecture, tree, wish, budget)
+        case "torch":
+            return _torch(architecture, tree, wish)
+        case "jax":
+            return _jax(tree, wish)
+        case _:
+            raise UnknownFormat(f"the framework {framework!r:.60} is not known; a newer modelkeep may read it")
 
 
 def _check(store: Store, snapshot: Snapshot, model: Any, framework: str, budget: Budget) -> None:
@@ -112,11 +111,7 @@ def _check(store: Store, snapshot: Snapshot, model: Any, framework: str, budget:
         what = "is a jax function, which modelkeep cannot ask" if framework == "jax" else "has no examples"
         raise UsageError(f"snapshot {snapshot.short} {what}; leave check=True out, or publish it with example=x[:4]")
     examples = store.load(snapshot, select=["examples/**"], limit_bytes=budget.nbytes)["examples"]
-    if framework == "torch":
-        from modelkeep.model.torch_model import answers
-    else:
-        from modelkeep.model.keras_model import answers
-    found = flatten(mapped(answers(model, examples["inputs"]), np.asarray)).arrays
+    found = flatten(mapped(_answers(model, examples["inputs"], framework), np.asarray)).arrays
     for path, wanted in flatten(examples["outputs"]).arrays.items():
         fault = _difference(wanted, found.get(path))
         if fault:
@@ -124,6 +119,16 @@ def _check(store: Store, snapshot: Snapshot, model: Any, framework: str, budget:
                 f"the model answers its examples otherwise than when it was published: {path or 'the output'} {fault}; "
                 "look at the versions of the framework, or leave check=True out"
             )
+
+
+def _answers(model: Any, inputs: Any, framework: str) -> Any:
+    if framework == "torch":
+        from modelkeep.model import torch_model
+
+        return torch_model.answers(model, inputs)
+    from modelkeep.model import keras_model
+
+    return keras_model.answers(model, inputs)
 
 
 def _difference(wanted: Any, found: Any) -> str:

@@ -1,7 +1,7 @@
 """A model, or a checkpoint, as the next version of a name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelkeep.errors import UsageError
@@ -43,7 +43,7 @@ class Request:
     name: str
     example: Any = None
     metrics: Mapping[str, float] | None = None
-    card: Card = Card()
+    card: Card = field(default_factory=Card)
     parents: Sequence[str | Version] = ()
     optimizer: bool = False
 
@@ -97,7 +97,7 @@ def _promoted(
     counts = [source.grid(path).nbytes // _itemsize(source, path) for path in weights]
     sizes = (sum(counts), sum(source.grid(path).nbytes for path in weights))
     metrics = request.metrics if request.metrics is not None else _metrics(source)
-    request = Request(request.name, request.example, metrics, request.card, request.parents, request.optimizer)
+    request = replace(request, metrics=metrics)
     framework = str(source.meta.get("framework", "keras"))
     about = _about(request, framework, there["signature"], sizes, lineage)
     tree["card"] = request.card.text or write_card(about)
@@ -134,9 +134,7 @@ def _examples(store: Store, source: Snapshot, example: Any) -> dict[str, Any]:
     return examples_part(answered(example, lambda inputs: keras_model.answers(model, inputs)))
 
 
-def _about(
-    request: Request, framework: str, signature: Json, sizes: tuple[int, int], lineage: Sequence[str]
-) -> About:
+def _about(request: Request, framework: str, signature: Json, sizes: tuple[int, int], lineage: Sequence[str]) -> About:
     return About(
         name=request.name,
         framework=framework,

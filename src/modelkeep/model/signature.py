@@ -83,7 +83,9 @@ class Signature:
         wrong: list[str] = []
         _compare(self.inputs, inputs, "", wrong)
         if wrong:
-            raise UsageError(f"these inputs do not fit the model: {'; '.join(wrong[:10])}; it takes {self.shown_inputs}")
+            raise UsageError(
+                f"these inputs do not fit the model: {'; '.join(wrong[:10])}; it takes {self.shown_inputs}"
+            )
 
     @property
     def shown_inputs(self) -> str:

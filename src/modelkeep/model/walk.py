@@ -227,7 +227,9 @@ class Walk:
                 )
         for key in ("input_layers", "output_layers"):
             if not isinstance(config.get(key), list | dict):
-                raise Damaged(f"{self.place((where, key))}: a list or an object is wanted, not {_kind(config.get(key))}")
+                raise Damaged(
+                    f"{self.place((where, key))}: a list or an object is wanted, not {_kind(config.get(key))}"
+                )
         check_graph(config, self.place(where))
 
     def _estimate(self, named: Named, found: Mapping[str, Any], where: Where) -> None:
