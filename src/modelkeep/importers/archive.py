@@ -203,6 +203,21 @@ def read_member(source: Source, member: Member) -> Iterator[bytes]:
         raise Damaged(f"{name}: the checksum does not match; at least one bit is not what was written", source.name)
 
 
+def read_head(source: Source, member: Member, count: int) -> bytes:
+    """The first ``count`` bytes of a member, or all of a shorter one; no checksum covers them alone.
+
+    Raises:
+        Damaged: it cannot be decompressed.
+    """
+    if member.method == STORED:
+        return read_bytes(source, member.start, min(count, member.size))
+    packed = read_bytes(source, member.start, min(count, member.packed))
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, count)
+    except zlib.error as error:
+        raise Damaged(f"{source.name}: {member.name}: it cannot be decompressed: {error}", source.name) from None
+
+
 def _blocks(source: Source, member: Member, name: str) -> Iterator[bytes]:
     packer = zlib.decompressobj(-zlib.MAX_WBITS) if member.method == DEFLATED else None
     for offset in itertools.count(0, BLOCK):

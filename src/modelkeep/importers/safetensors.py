@@ -1,17 +1,12 @@
-"""``.safetensors``: one file, shards with an index, or the folder of a Hugging Face model."""
+"""``.safetensors``: one file. Shards with an index are put together by `modelkeep.importers.index`."""
 
 from modelkeep.budget import Budget
-from modelkeep.errors import Damaged, UnknownFormat
-from modelkeep.importers import folder as folders
 from modelkeep.importers.source import Source, read_bytes
 from modelkeep.importers.weights import Catalogue, Weights
 from modelkeep.snapshot.dtypes import STORED_BYTES
 from modelkeep.snapshot.safetensors import LENGTH_BYTES, Header, data_start, parse_header
-from modelkeep.values import Json
 
 FORMAT = "safetensors"
-INDEX_SUFFIX = ".safetensors.index.json"
-_CONFIGS = ("config.json", "generation_config.json", "model_index.json", "adapter_config.json")
 
 _DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
@@ -37,58 +32,10 @@ def read_file(source: Source, budget: Budget) -> Weights:
         UnknownFormat: a dtype that is not known, such as those that pack several values into a byte.
     """
     catalogue = Catalogue(source.name, budget)
-    metadata = _add_file(catalogue, source)
-    return catalogue.weights(FORMAT, {"__metadata__": metadata})
-
-
-def read_index(index: Source, folder: str, budget: Budget) -> Weights:
-    """The tensors of all shards that an index names; every tensor must lie where the index says.
-
-    Raises:
-        Damaged: a tensor in another shard than the index says, or missing.
-        Unsafe: the index names something that is no plain file beside it.
-        NotFound: a shard is missing.
-    """
-    wanted, metadata = folders.read_weight_map(index, budget)
-    catalogue = Catalogue(index.name, budget)
-    for shard in sorted({file for files in wanted.values() for file in files}):
-        source = folders.open_member(folder, shard)
-        before = len(catalogue.names())
-        _add_file(catalogue, source)
-        for name in catalogue.names()[before:]:
-            if wanted.get(name) != [shard]:
-                raise Damaged(f"{source.name}: it holds {name!r:.200}, which the index has elsewhere", source.name)
-    missing = wanted.keys() - set(catalogue.names())
-    if missing:
-        raise Damaged(f"{index.name}: no shard holds {min(missing)!r:.200}, nor {len(missing) - 1} others", index.name)
-    return catalogue.weights(FORMAT, {"index": metadata})
-
-
-def read_folder(folder: str, names: list[str], budget: Budget) -> Weights:
-    """The tensors of a folder with one ``.safetensors`` file or one index, and the texts of its configurations.
-
-    Raises:
-        UnknownFormat: several, so that it is not clear which is meant; name the file itself.
-    """
-    found = [name for name in names if name.endswith(INDEX_SUFFIX)]
-    found = found or [name for name in names if name.endswith(".safetensors")]
-    if len(found) != 1:
-        raise UnknownFormat(f"{folder}: it holds {', '.join(found):.300}; name the one that is meant")
-    source = folders.open_member(folder, found[0])
-    indexed = found[0].endswith(INDEX_SUFFIX)
-    weights = read_index(source, folder, budget) if indexed else read_file(source, budget)
-    texts: dict[str, Json] = {
-        name: folders.read_text(folders.open_member(folder, name), budget) for name in _CONFIGS if name in names
-    }
-    return Weights(weights.format, weights.tensors, {**weights.metadata, **texts})
-
-
-def _add_file(catalogue: Catalogue, source: Source) -> dict[str, Json]:
-    """Take note of all tensors of one file; its ``__metadata__``."""
-    header = _header(source, catalogue.budget)
+    header = _header(source, budget)
     for entry in header.entries.values():
         catalogue.add_raw(entry.key, _DTYPES[entry.dtype], entry.shape, (source, header.data_start + entry.start))
-    return dict(header.metadata)
+    return catalogue.weights(FORMAT, {"__metadata__": dict(header.metadata)})
 
 
 def _header(source: Source, budget: Budget) -> Header:

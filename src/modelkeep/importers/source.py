@@ -120,8 +120,24 @@ def read_bytes(source: Source, offset: int, count: int) -> bytes:
 
 
 def stream(source: Source) -> io.BufferedReader:
-    """The source as a binary file to read and seek in, for parsers that want one."""
-    return io.BufferedReader(_Stream(source), 1 << 16)
+    """The source as a binary file to read and seek in, for parsers that want one.
+
+    >>> stream(Memory(b"abcdef", "x")).read(1 << 62)
+    b'abcdef'
+    """
+    return _Reader(source)
+
+
+class _Reader(io.BufferedReader):
+    """A reader that allocates no more than is there, however much a parser was told to ask for."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(_Stream(source), 1 << 16)
+        self._size = source.size
+
+    def read(self, count: int | None = -1, /) -> bytes:
+        left = max(self._size - self.tell(), 0)
+        return super().read(left if count is None or count < 0 else min(count, left))
 
 
 class _Stream(io.RawIOBase):
