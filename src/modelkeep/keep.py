@@ -4,7 +4,7 @@ import html
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from modelkeep.backend import open_backend
 from modelkeep.budget import Budget
@@ -22,6 +22,9 @@ from modelkeep.training.summary import RunSummary, summarize
 from modelkeep.values import Json, Ref
 
 Tree = Any
+
+_FILES = (".keras", ".h5", ".hdf5")
+"""By which a text is told to name a file, and not a model of a keep."""
 
 
 def open(  # noqa: A001  called as `modelkeep.open`
@@ -48,7 +51,7 @@ def open(  # noqa: A001  called as `modelkeep.open`
 
 
 def load_model(
-    ref: str | Ref | Version | Snapshot,
+    ref: str | os.PathLike[str] | Ref | Version | Snapshot,
     *,
     keep: "str | os.PathLike[str] | Keep | None" = None,
     custom_objects: Mapping[str, Any] | None = None,
@@ -57,7 +60,11 @@ def load_model(
     check: bool = False,
     budget: Budget | None = None,
 ) -> Any:
-    """Load a model from a keep; `Keep.load_model` says how. ``KEEP#REF`` names another keep than ``keep``.
+    """Load a model from a keep, or from a ``.keras`` or legacy ``.h5`` file; `Keep.load_model` says how.
+
+    ``KEEP#REF`` names another keep than ``keep``. A path object, a text with a ``/`` or one that ends as such files do
+    names a file, which goes through the same door: nothing in it is run, and it is held to ``budget``. With ``into`` a
+    ``.weights.h5`` will do.
 
     >>> import keras, modelkeep
     >>> model = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(2)])
@@ -66,6 +73,14 @@ def load_model(
     >>> modelkeep.load_model("digits@1", keep="memory://docs-load-model").count_params()
     8
     """
+    if _is_file(ref):
+        from modelkeep.model.foreign import load_file
+
+        if check:
+            raise UsageError(
+                f"{ref}: a foreign file has no examples to check; leave check=True out, or publish it first"
+            )
+        return load_file(ref, custom_objects=custom_objects, compiled=compiled, into=into, budget=budget)
     parsed = Ref.parse(ref) if isinstance(ref, str) else ref
     if isinstance(parsed, Ref) and parsed.keep is not None:
         keep = parsed.keep
@@ -73,6 +88,13 @@ def load_model(
     return opened.load_model(
         parsed, custom_objects=custom_objects, compiled=compiled, into=into, check=check, budget=budget
     )
+
+
+def _is_file(ref: object) -> TypeGuard["str | os.PathLike[str]"]:
+    """Whether ``ref`` names a file: a path object, a text with a ``/``, or one that ends as such files do."""
+    if isinstance(ref, os.PathLike):
+        return True
+    return isinstance(ref, str) and "#" not in ref and ("/" in ref or ref.lower().endswith(_FILES))
 
 
 def _checked_place(place: object) -> str:
