@@ -1,6 +1,5 @@
 import os
-import threading
-
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,7 @@ def test_a_promoted_state_is_that_of_its_parts_and_of_what_is_new(store: Store, 
 def test_a_promoted_state_has_the_id_of_the_same_state_saved(store: Store, checkpoint: Snapshot) -> None:
     """However it came to be, an equal state with equal metadata is one snapshot."""
     model = store.promote(checkpoint, {"model": Part("model"), "card": "x"}, meta=MODEL)
-    elsewhere = Store.open(MemoryBackend("promote-elsewhere"))
+    elsewhere = Store.open(MemoryBackend(secrets.token_hex(8)))
     assert elsewhere.save({"model": state()["model"], "card": "x"}, meta=MODEL).id == model.id
 
 
@@ -140,7 +139,7 @@ def test_the_whole_state_may_be_promoted_alone(store: Store, checkpoint: Snapsho
 
 def test_a_part_that_is_not_there_is_answered_with_close_paths(store: Store, checkpoint: Snapshot) -> None:
     for path in ("modell", "model/dense/kernl", "model/dense/kernel/0", "step/x", "/"):
-        with pytest.raises(NotFound, match=r"there is no .* in the state; there is .*/"):
+        with pytest.raises(NotFound, match=r"there is no .* in the state; there is (step|.*/)"):
             store.promote(checkpoint, {"model": Part(path)}, meta=MODEL)
 
 
@@ -397,12 +396,12 @@ def test_no_pair_of_pauses_lets_a_promotion_lose_what_its_run_drops() -> None:
         for before in range(26):
             for during in (*range(1, 16), 1000):
                 order = [first] * before + [second] * during + [first] * 1000
-                outcomes.add(_promote_while_dropped(order, f"promote-race-{first}-{before}-{during}"))
+                outcomes.add(_promote_while_dropped(order))
     assert outcomes >= {True, False}
 
 
-def _promote_while_dropped(order: list[str], name: str) -> bool:
-    backend = MemoryBackend(f"{name}-{threading.get_ident()}")
+def _promote_while_dropped(order: list[str]) -> bool:
+    backend = MemoryBackend(secrets.token_hex(8))
     store = Store.open(backend)
     trained(store, range(1, 5))
     source = store.resolve("run:cnn@3")

@@ -1,4 +1,4 @@
-"""Everything in an architecture is checked here, before anything is built: a pass over JSON that calls nothing of Keras.
+"""Everything in an architecture is checked here, before anything is built: a pass over JSON that calls nothing of Keras's.
 
 What comes out is not the file's own text but a copy in which every class and function is spelled so that Keras finds
 the one that was looked up here, and no other.
@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
+
+import keras
 
 from modelkeep.budget import Budget
 from modelkeep.errors import Damaged, ModelkeepError, NotFound, Unsafe
@@ -123,7 +125,7 @@ class Walk:
         if kinds <= _NUMBERS:  # long lists of numbers, such as a constant's values, take no step for each
             finite = all(map(math.isfinite, value)) if kinds == {float} else None
             if kinds <= {int, type(None)} and "shape" in key:
-                check_shape(value, self.budget, self.place((where, key) if where is None else where))
+                check_shape(value, self.budget, self.place(where))
             if finite or (kinds == {int} and max(value) < 1 << 64 and min(value) > -(1 << 64)):
                 return list(value)
         return [self.value(item, (where, index), key, depth + 1) for index, item in enumerate(value)]
@@ -169,8 +171,10 @@ class Walk:
             self._check_lambda(config, where)
         inside = (where, "config")
         if not named.custom:
+            is_layer = issubclass(named.found, keras.Operation)
             for key, item in config.items():
-                check_field(key, item, self.place((inside, key)))
+                if key != "name" or is_layer:  # a metric may be called "val/accuracy"
+                    check_field(key, item, self.place((inside, key)))
         taken = vocabulary.check(self, named, config, inside)
         rest = {key: item for key, item in config.items() if key not in taken}
         made = self.fields(rest, inside, depth) | {key: config[key] for key in taken}
