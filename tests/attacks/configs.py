@@ -20,7 +20,9 @@ class Bomb:
         return (exec, ("open('canary', 'a').write('pickle ran')",))
 
 
-def made(name: str, module: str | None = "keras.layers", *, build=None, registered=None, **config) -> dict[str, Any]:
+def made(
+    name: str, /, module: str | None = "keras.layers", *, build: Any = None, registered: Any = None, **config: Any
+) -> dict[str, Any]:
     found = {"module": module, "class_name": name, "config": config, "registered_name": registered}
     return found if build is None else {**found, "build_config": {"input_shape": build}}
 

@@ -30,7 +30,11 @@ def tensor(key="0", count=4, offset=0, shape=(4,), stride=(1,), storage="torch\n
     """The operations that put one tensor on the stack."""
 
     def number(value):
-        return b"J" + struct.pack("<i", value) if abs(value) < 1 << 31 else b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+        return (
+            b"J" + struct.pack("<i", value)
+            if abs(value) < 1 << 31
+            else b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+        )
 
     def numbers(values):
         return b"(" + b"".join(map(number, values)) + b"t"

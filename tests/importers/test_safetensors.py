@@ -55,7 +55,9 @@ def hub(tmp_path):
     arrays = {f"layer.{n}.weight": np.full((4, n + 1), n, ml_dtypes.bfloat16) for n in range(4)}
     shards = {f"model-0000{n + 1}-of-00002.safetensors": dict(list(arrays.items())[n::2]) for n in range(2)}
     for name, part in shards.items():
-        save_file({key: torch.from_numpy(v.view(np.int16)).view(torch.bfloat16) for key, v in part.items()}, folder / name)
+        save_file(
+            {key: torch.from_numpy(v.view(np.int16)).view(torch.bfloat16) for key, v in part.items()}, folder / name
+        )
     index = {
         "metadata": {"total_size": 80},
         "weight_map": {key: name for name, part in shards.items() for key in part},

@@ -18,7 +18,11 @@ DTYPES = [
 def values(dtype):
     rng = np.random.default_rng(3)
     kind = tf.as_dtype(dtype).as_numpy_dtype
-    return rng.integers(0, 2, (2, 3, 4)).astype(kind) if "int" in dtype or dtype == "bool" else rng.random((2, 3, 4)).astype(kind)
+    return (
+        rng.integers(0, 2, (2, 3, 4)).astype(kind)
+        if "int" in dtype or dtype == "bool"
+        else rng.random((2, 3, 4)).astype(kind)
+    )
 
 
 def bits(array):

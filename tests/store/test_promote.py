@@ -179,10 +179,10 @@ def test_a_promotion_writes_of_new_arrays_only_those(store: Store, checkpoint: S
 
 def test_a_promotion_takes_the_tensors_of_any_number_of_shards(store: Store, counted: Counted) -> None:
     """A checkpoint that takes of more shards than a save would: nothing is written again to have fewer."""
-    grown = store.save({"0": np.zeros(100)}, meta=MODEL)
+    grown = store.save({"layer0": np.zeros(100)}, meta=MODEL)
     for number in range(1, 40):
         grown = store.promote(
-            grown, {**{name: Part(name) for name in grown.structure}, str(number): np.full(100, number)}
+            grown, {**{name: Part(name) for name in grown.structure}, f"layer{number}": np.full(100, number)}
         )
     counted.written.clear()
     model = store.promote(grown, Part(), meta=MODEL)

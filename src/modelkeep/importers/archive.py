@@ -109,8 +109,8 @@ def _read_entry(source: Source, data: bytes, offset: int) -> tuple[Member, int]:
     where = source.name
     if offset + _ENTRY.size > len(data):
         raise Damaged(f"{where}: the zip directory is cut off", where)
-    magic, _, _, flags, method, _, _, crc, packed, size, length, more, remark, disk, _, mode, header = _ENTRY.unpack_from(
-        data, offset
+    magic, _, _, flags, method, _, _, crc, packed, size, length, more, remark, disk, _, mode, header = (
+        _ENTRY.unpack_from(data, offset)
     )
     offset += _ENTRY.size
     end = offset + length + more + remark

@@ -84,7 +84,9 @@ def read_file(source: Source, folder: str, budget: Budget) -> Weights:
     return catalogue.weights(FORMAT, metadata)
 
 
-def _read_graph(source: Source, place: tuple[int, int], catalogue: Catalogue, around: tuple[str, dict[str, Source]]) -> None:
+def _read_graph(
+    source: Source, place: tuple[int, int], catalogue: Catalogue, around: tuple[str, dict[str, Source]]
+) -> None:
     fields = 0
     for number, wire, start, stop in protobuf.fields(source, *place):
         fields += 1
@@ -128,7 +130,9 @@ def _add(catalogue: Catalogue, source: Source, tensor: _Tensor, around: tuple[st
         catalogue.add_raw(tensor.name, dtype, shape, _external(tensor, nbytes, where, around))
     elif tensor.raw is not None:
         if tensor.raw[1] - tensor.raw[0] != nbytes:
-            raise Damaged(f"{where} has {tensor.raw[1] - tensor.raw[0]:,} bytes, and {shape!s:.100} takes {nbytes:,}", where)
+            raise Damaged(
+                f"{where} has {tensor.raw[1] - tensor.raw[0]:,} bytes, and {shape!s:.100} takes {nbytes:,}", where
+            )
         catalogue.add_raw(tensor.name, dtype, shape, (source, tensor.raw[0]))
     else:
         stored = sum(stop - start if wire == BYTES else 1 for _, wire, start, stop in tensor.listed)
@@ -141,8 +145,13 @@ def _external(tensor: _Tensor, nbytes: int, where: str, around: tuple[str, dict[
     """Where the values of a tensor lie in a file of the same folder."""
     folder, files = around
     name = check_member(tensor.external.get("location", ""), where)
-    offset, length = (tensor.external.get(fact, default) for fact, default in (("offset", "0"), ("length", str(nbytes))))
-    if not all(text.isascii() and text.isdigit() and len(text) < 20 for text in (offset, length)) or int(length) != nbytes:
+    offset, length = (
+        tensor.external.get(fact, default) for fact, default in (("offset", "0"), ("length", str(nbytes)))
+    )
+    if (
+        not all(text.isascii() and text.isdigit() and len(text) < 20 for text in (offset, length))
+        or int(length) != nbytes
+    ):
         raise Damaged(f"{where} lies at {offset!r:.40} for {length!r:.40} bytes, and it takes {nbytes:,}", where)
     if name not in files:
         if not folder:

@@ -106,4 +106,6 @@ def _refuse_links(folder: str, budget: Budget) -> None:
             count += 1
             budget.check("entries", count, folder)
             if os.path.islink(os.path.join(place, name)):
-                raise Unsafe(f"{place}/{name}: a link in a checkpoint is not followed; copy the file itself there (cp -L)")
+                raise Unsafe(
+                    f"{place}/{name}: a link in a checkpoint is not followed; copy the file itself there (cp -L)"
+                )

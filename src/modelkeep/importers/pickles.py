@@ -141,7 +141,13 @@ class Machine:
             self._stack.append(tuple(group) if name == "TUPLE" else group)
 
     def _fill(self, name: str) -> None:
-        group = [self._pop()] if name == "APPEND" else [self._pop(), self._pop()][::-1] if name == "SETITEM" else self._group()
+        group = (
+            [self._pop()]
+            if name == "APPEND"
+            else [self._pop(), self._pop()][::-1]
+            if name == "SETITEM"
+            else self._group()
+        )
         into = self._peek()
         if name.startswith("SET"):
             self._set(into, group)

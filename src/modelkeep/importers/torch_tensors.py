@@ -111,7 +111,9 @@ def _tensor_v2(where: str, *arguments: Any) -> Stored:
 def _tensor_v3(where: str, *arguments: Any) -> Stored:
     kind = arguments[6]
     if not isinstance(kind, Global) or kind.name not in DTYPES:
-        raise UnknownFormat(f"{where}: a tensor in it has the dtype {getattr(kind, 'name', kind)!r:.80}, not known here")
+        raise UnknownFormat(
+            f"{where}: a tensor in it has the dtype {getattr(kind, 'name', kind)!r:.80}, not known here"
+        )
     metadata = arguments[7] if len(arguments) > 7 else None
     return _tensor(where, *arguments[:6], dtype=DTYPES[kind.name], metadata=metadata)
 
