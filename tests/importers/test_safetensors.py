@@ -104,7 +104,7 @@ def test_an_index_names_only_files_beside_it(hub, name):
 def test_a_missing_shard_is_named(hub):
     folder, _, _ = hub
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(NotFound, match="model-00002-of-00002.safetensors"):
+    with pytest.raises(NotFound, match=r"model-00002-of-00002\.safetensors"):
         open_weights(folder)
 
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modelkeep.errors import Damaged, LimitExceeded, NotFound
 from modelkeep.budget import Budget
+from modelkeep.errors import Damaged, LimitExceeded, NotFound
 from modelkeep.importers import open_weights
 from modelkeep.importers.crc32c import crc32c, masked
 
 DTYPES = [
-    "float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-    "bool", "complex64", "complex128", "float8_e5m2", "float8_e4m3fn", "int4", "uint4",
+    "float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
+    "uint64", "bool", "complex64", "complex128", "float8_e5m2", "float8_e4m3fn", "int4", "uint4",
 ]  # fmt: skip
 
 

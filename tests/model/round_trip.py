@@ -1,7 +1,7 @@
 """A program: write models under one backend, or build what all backends wrote and say what differs.
 
-``round_trip.py write FOLDER`` and ``round_trip.py read FOLDER [BACKEND ...]``, with KERAS_BACKEND set. It prints one line of JSON for each
-case: its name, the backend that wrote it, and what is wrong ("" where nothing is).
+``round_trip.py write FOLDER`` and ``round_trip.py read FOLDER [BACKEND ...]``, with KERAS_BACKEND set. It prints one
+line of JSON for each case: its name, the backend that wrote it, and what is wrong ("" where nothing is).
 """
 
 import json
@@ -41,7 +41,7 @@ def write(folder):
             outputs = {f"out{number}": as_bits(part) for number, part in enumerate(flat(model(inputs)))}
             np.savez(folder / f"{name}.npz", **weights, **outputs)
             report(name, HERE, "")
-        except Exception:
+        except Exception:  # noqa: BLE001  whatever it was, it is what is wrong
             report(name, HERE, traceback.format_exc()[-1500:])
 
 
@@ -51,7 +51,7 @@ def read(folder, writers):
             if (folder / writer / f"{name}.json").exists():
                 try:
                     report(name, writer, compare(folder / writer, name, made, exact=writer == HERE))
-                except Exception:
+                except Exception:  # noqa: BLE001  the same
                     report(name, writer, traceback.format_exc()[-1500:])
 
 

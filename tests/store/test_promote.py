@@ -145,7 +145,7 @@ def test_a_part_that_is_not_there_is_answered_with_close_paths(store: Store, che
 
 def test_a_part_where_none_can_stand_is_refused_by_its_path(store: Store, checkpoint: Snapshot) -> None:
     for tree in ({"a": [Part("model")]}, {"a": {3: Part("model")}}, {"a": {"$b": Part("model")}}):
-        with pytest.raises(UnsupportedState, match="^a/.*Part"):
+        with pytest.raises(UnsupportedState, match=r"^a/.*Part"):
             store.promote(checkpoint, tree, meta=MODEL)
     deep: Any = Part("model")
     for _ in range(64):

@@ -30,7 +30,7 @@ _DEFLATE_RATIO = 1032
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file in the archive; ``packed`` bytes begin at ``start`` and become ``size`` bytes with the checksum ``crc``."""
+    """One file in the archive: ``packed`` bytes from ``start`` on become ``size`` bytes with the checksum ``crc``."""
 
     name: str
     method: int
@@ -153,7 +153,7 @@ def _data_start(source: Source, header: int, wanted: tuple[bytes, int, int, int,
     name, flags, method, crc, packed, size = wanted
     local = read_bytes(source, header, _LOCAL.size)
     magic, _, here, kind, _, _, check, small, large, length, more = _LOCAL.unpack(local)
-    start = header + _LOCAL.size + length + more
+    start: int = header + _LOCAL.size + length + more
     same = magic == SIGNATURE and here == flags and kind == method
     same = same and length == len(name) and read_bytes(source, header + _LOCAL.size, length) == name
     if same and not flags & 8:  # with the flag, the three stand behind the data

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from modelkeep.budget import Budget
-from modelkeep.errors import Damaged, LimitExceeded, UnknownFormat, UnsupportedState, Unsafe
+from modelkeep.errors import Damaged, LimitExceeded, UnknownFormat, Unsafe, UnsupportedState
 from modelkeep.importers.source import Source
 from modelkeep.snapshot.dtypes import logical_name
 
@@ -19,7 +19,7 @@ _RAW = {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A dataset. ``offset``: where its values lie in one run, None where they are in chunks; ``swapped``: big-endian."""
+    """A dataset. ``offset``: where its values lie in one run, None where in chunks; ``swapped``: big-endian."""
 
     dtype: str
     shape: tuple[int, ...]

@@ -14,9 +14,9 @@ from modelkeep.budget import Budget
 from modelkeep.errors import Damaged, ModelkeepError, UnknownFormat, Unsafe
 from modelkeep.importers import protobuf
 from modelkeep.importers.folder import check_member, open_member
-from modelkeep.importers.protobuf import BYTES, FIXED32, FIXED64, VARINT
+from modelkeep.importers.protobuf import BYTES, VARINT
 from modelkeep.importers.source import Source, read_bytes
-from modelkeep.importers.weights import Catalogue, Weights, array_bytes, read_raw
+from modelkeep.importers.weights import Catalogue, Weights, array_bytes
 from modelkeep.snapshot.dtypes import numpy_dtype
 from modelkeep.values import Json
 
@@ -87,9 +87,7 @@ def read_file(source: Source, folder: str, budget: Budget) -> Weights:
 def _read_graph(
     source: Source, place: tuple[int, int], catalogue: Catalogue, around: tuple[str, dict[str, Source]]
 ) -> None:
-    fields = 0
-    for number, wire, start, stop in protobuf.fields(source, *place):
-        fields += 1
+    for fields, (number, wire, start, stop) in enumerate(protobuf.fields(source, *place), 1):
         catalogue.budget.check("entries", fields, source.name)
         if (number, wire) == (5, BYTES):
             _add(catalogue, source, _parse_tensor(source, (start, stop), catalogue.budget), around)
@@ -175,10 +173,8 @@ def _read_listed(source: Source, tensor: _Tensor, dtype: str, where: str) -> NDA
             parts.append(np.array(_varints(source, (wire, start, stop), stop - start + 1), np.uint64))
     flat = np.concatenate(parts) if parts else np.empty(0, "<u8")
     wanted = numpy_dtype(dtype)
-    if number in _FIXED:
-        flat = flat.view(wanted)
-    else:  # the low bits of each number are the value
-        flat = flat.astype(f"<u{wanted.itemsize}").view(wanted)
+    # of numbers of no fixed size the low bits are the value
+    flat = flat.view(wanted) if number in _FIXED else flat.astype(f"<u{wanted.itemsize}").view(wanted)
     try:
         return flat.reshape(tensor.shape)
     except ValueError:

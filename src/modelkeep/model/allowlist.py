@@ -168,7 +168,7 @@ def allow(custom_objects: Mapping[str, Any] | None) -> Allowed:
 
 @cache
 def builtin_classes() -> Mapping[tuple[str, str], Any]:
-    """Every class of Keras that may be built, by (module, name): under its public name and under where it is defined."""
+    """Every class of Keras that may be built, by (module, name): its public name and where it is defined."""
     found: dict[tuple[str, str], Any] = {}
     for public, symbol in api_export.REGISTERED_NAMES_TO_OBJS.items():
         module, _, name = public.rpartition(".")
@@ -196,15 +196,15 @@ def unknown(what: str, name: str, module: str | None, registered: str | None) ->
     """The error for a name that is neither of Keras' modelling classes nor the caller's."""
     spelled = f"{module}.{name}" if module else name
     root = (module or "").partition(".")[0]
-    if module == "builtins" or root in sys.stdlib_module_names or _is_keras(module) and _is_exported(spelled):
+    if module == "builtins" or root in sys.stdlib_module_names or (_is_keras(module) and _is_exported(spelled)):
         return Unsafe(
             f"the {what} {spelled!r:.200} is no part of a model; nothing was imported or called, and a file that names "
             "it should not be loaded"
         )
     given = registered if registered and ">" in registered else name
     return NotFound(
-        f"the {what} {spelled!r:.200} is not part of Keras {keras.__version__} and was not passed; nothing was imported. "
-        f"If you trust it, import it yourself and pass custom_objects={{{given!r:.120}: {name:.80}}}"
+        f"the {what} {spelled!r:.200} is not part of Keras {keras.__version__} and was not passed; nothing was "
+        f"imported. If you trust it, import it yourself and pass custom_objects={{{given!r:.120}: {name:.80}}}"
     )
 
 

@@ -114,7 +114,7 @@ def _spelled_the_same(value: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _plain(value: Any, where: str, numbers: dict[int, int]) -> Json:
-    """JSON of what Keras takes for it: tuples are lists, numpy's scalars numbers; shared objects are numbered from 1."""
+    """JSON of what Keras takes for it: tuples are lists, numpy's scalars numbers, shared objects numbered from 1."""
     if isinstance(value, dict):
         code = value.get("class_name")
         if code in _NO_WAY_BACK:

@@ -149,6 +149,6 @@ def _set_vocabularies(model: Any, vocabularies: list[tuple[int, str, list[Any], 
     layers = list(flat_layers(model)) if vocabularies else []
     for number, name, entries, weights in vocabularies:
         layer = layers[number] if 0 <= number < len(layers) else None
-        if not is_lookup(type(layer)):
+        if layer is None or not is_lookup(type(layer)):
             raise Damaged(f"architecture: there is no lookup layer number {number} ({name!r:.80}) for a vocabulary")
         layer.set_vocabulary(entries, idf_weights=weights)

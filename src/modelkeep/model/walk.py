@@ -1,4 +1,4 @@
-"""Everything in an architecture is checked here, before anything is built: a pass over JSON that calls nothing of Keras's.
+"""Everything in an architecture is checked here, before anything is built: a pass over JSON that calls no Keras.
 
 What comes out is not the file's own text but a copy in which every class and function is spelled so that Keras finds
 the one that was looked up here, and no other.
@@ -53,21 +53,32 @@ class Walk:
         """
         if not isinstance(config, dict) or "class_name" not in config:
             raise Damaged(f"{self.title}: a model's configuration is an object with a class_name, not {_kind(config)}")
+        self._check_depth(config)
         return self._object(config, (None, "model"), "", 1)
 
     def compilation(self, config: Json) -> dict[str, Any]:
         """Return the checked configuration of a model's optimizer, loss and metrics. Raises as `model` does."""
         if not isinstance(config, dict):
             raise Damaged(f"{self.title}: a compilation is an object, not {_kind(config)}")
+        self._check_depth(config)
         found = self.value(config, (None, "compile"), "", 1)
         assert isinstance(found, dict)
         return found
+
+    def _check_depth(self, config: Json) -> None:
+        """Before anything is shown in a message: to print what is nested deeply enough is too deep for Python."""
+        level: list[Json] = [config]
+        for _ in range(self.budget.depth + 1):
+            level = [part for one in level for part in _parts(one)]
+            if not level:
+                return
+        self.budget.check("depth", self.budget.depth + 1, self.title)
 
     def value(self, value: Any, where: Where, key: str, depth: int) -> Any:
         """Return the checked copy of any value; ``key`` is the field in which it stands."""
         kind = type(value)
         if kind in _SCALARS:
-            self._scalar(value, where, key)
+            self._scalar(value, where)
             return value
         if depth > self.budget.depth:
             self.budget.check("depth", depth, self.place(where))
@@ -104,7 +115,7 @@ class Walk:
         """Raise ``error`` with the place in front of its text."""
         raise type(error)(f"{self.place(where)}: {error}") from None
 
-    def _scalar(self, value: Any, where: Where, key: str) -> None:
+    def _scalar(self, value: Any, where: Where) -> None:
         self.scalars += 1
         if type(value) is str:
             if len(value) > _TEXT:
@@ -226,8 +237,8 @@ class Walk:
         for number, layer in enumerate(layers):
             if not isinstance(layer, dict) or not {"class_name", "name", "inbound_nodes", "config"} <= set(layer):
                 raise Damaged(
-                    f"{self.place((((where, 'config'), 'layers'), number))}: a layer has a class_name, a config, a name "
-                    "and inbound_nodes"
+                    f"{self.place((((where, 'config'), 'layers'), number))}: a layer has a class_name, a config, a "
+                    "name and inbound_nodes"
                 )
         for key in ("input_layers", "output_layers"):
             if not isinstance(config.get(key), list | dict):
@@ -268,3 +279,9 @@ class Walk:
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "a yes or no"}
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _parts(value: Json) -> list[Json]:
+    """The containers within a value."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [part for part in inside if isinstance(part, dict | list | tuple)]
