@@ -322,17 +322,17 @@ def lookups() -> Iterator[Any]:
     yield (
         "a path as a learned vocabulary",
         "Damaged",
-        lambda: described({"layer": 1, "name": "x", "vocabulary": "canary", "idf_weights": None}),
+        lambda: described({"layer": 1, "vocabulary": "canary", "idf_weights": None}),
     )
     yield (
         "a vocabulary for a layer that has none",
         "Damaged",
-        lambda: described({"layer": 1, "name": "x", "vocabulary": ["a"], "idf_weights": None}),
+        lambda: described({"layer": 1, "vocabulary": ["a"], "idf_weights": None}),
     )
     yield (
         "a vocabulary for no layer",
         "Damaged",
-        lambda: described({"layer": 99, "name": "x", "vocabulary": ["a"], "idf_weights": None}),
+        lambda: described({"layer": 99, "vocabulary": ["a"], "idf_weights": None}),
     )
     yield "a vocabulary with another field", "Damaged", lambda: described({"layer": 1, "path": "canary"})
     yield (

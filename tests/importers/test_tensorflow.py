@@ -57,8 +57,8 @@ def test_a_checkpoint_of_objects_is_what_tensorflow_loads(checkpoint):
         weights = open_weights(path)
         assert weights.format == "tensorflow-checkpoint"
         check_equal(checkpoint, weights)
-    assert weights.tensors["root/kinds/bfloat16"].dtype == "bfloat16"
-    assert weights.metadata["full_names"]["root/kinds/float16"] == "of_float16"
+    assert weights.tensors["kinds/bfloat16"].dtype == "bfloat16"
+    assert weights.metadata["full_names"]["kinds/float16"] == "of_float16"
 
 
 def test_a_folder_with_one_checkpoint_is_read(checkpoint, tmp_path):

@@ -79,7 +79,7 @@ class Scale(layers.Layer):
 
     def build(self, shape):
         self.weight = self.add_weight(shape=(shape[-1],), initializer="ones", name="weight")
-        if self.inner is not None:
+        if self.inner is not None and not self.inner.built:
             self.inner.build(shape)
 
     def call(self, x):

@@ -3,6 +3,7 @@
 A name is looked up in tables that are made from what is imported already. Nothing here imports by a name.
 """
 
+import builtins
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -196,7 +197,7 @@ def unknown(what: str, name: str, module: str | None, registered: str | None) ->
     """The error for a name that is neither of Keras' modelling classes nor the caller's."""
     spelled = f"{module}.{name}" if module else name
     root = (module or "").partition(".")[0]
-    if module == "builtins" or root in sys.stdlib_module_names or (_is_keras(module) and _is_exported(spelled)):
+    if _is_python(name, module, root) or (_is_keras(module) and _is_exported(spelled)):
         return Unsafe(
             f"the {what} {spelled!r:.200} is no part of a model; nothing was imported or called, and a file that names "
             "it should not be loaded"
@@ -206,6 +207,13 @@ def unknown(what: str, name: str, module: str | None, registered: str | None) ->
         f"the {what} {spelled!r:.200} is not part of Keras {keras.__version__} and was not passed; nothing was "
         f"imported. If you trust it, import it yourself and pass custom_objects={{{given!r:.120}: {name:.80}}}"
     )
+
+
+def _is_python(name: str, module: str | None, root: str) -> bool:
+    # Keras writes a function of anybody's program as if it were a builtin one
+    if module == "builtins":
+        return hasattr(builtins, name) or not name.isidentifier()
+    return root in sys.stdlib_module_names
 
 
 def _is_keras(module: str | None) -> bool:

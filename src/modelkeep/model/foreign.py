@@ -14,9 +14,10 @@ from keras.src.saving import saving_lib
 
 from modelkeep.budget import Budget
 from modelkeep.errors import ModelkeepError, StateMismatch, UnknownFormat, UsageError
+from modelkeep.frameworks import keras as keras_door
 from modelkeep.frameworks import keras_arrays
 from modelkeep.importers import Tensor, Weights, open_weights
-from modelkeep.model.build import build, settle
+from modelkeep.model.build import build
 from modelkeep.snapshot.canonical import parse_json
 from modelkeep.values import Json
 
@@ -50,7 +51,7 @@ def load_file(
         _put_by_layer(path, model, weights)
     else:
         _put_by_path(path, model, dict(weights.tensors if compiled else weights.model()))
-    settle(model)
+    keras_door.settle(model)
     return model
 
 

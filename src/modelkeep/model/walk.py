@@ -155,6 +155,7 @@ class Walk:
         try:
             if name == "function":
                 return self._function(value, module, registered)
+            where = (where, f"<{label:.60}>") if (label := _label(value)) else where
             named = self.allowed.named_class(name, module, registered, key)
         except ModelkeepError as error:
             self.refuse(where, error)
@@ -173,9 +174,6 @@ class Walk:
         config = value["config"]
         if config is None:
             config = {}
-        label = value.get("name") or (config.get("name") if isinstance(config, dict) else None)
-        if isinstance(label, str):
-            where = (where, f"<{label:.60}>")
         if not isinstance(config, dict):
             raise Damaged(f"{self.place((where, 'config'))}: an object is wanted, not {_kind(config)}")
         if named.name == "Lambda":
@@ -279,6 +277,13 @@ class Walk:
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "a yes or no"}
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _label(value: Mapping[str, Any]) -> str:
+    """What a person calls an object, if its configuration tells."""
+    config = value["config"]
+    name = value.get("name") or (config.get("name") if isinstance(config, dict) else None)
+    return name if isinstance(name, str) else ""
 
 
 def _parts(value: Json) -> list[Json]:
