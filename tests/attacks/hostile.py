@@ -1,10 +1,15 @@
 """Hostile files, opened in one process of their own that is watched: what it runs, opens and writes, and its memory.
 
-Run as a script it takes a JSON list of cases on standard input and prints what became of each.
+Run as a script it takes a JSON list of cases on standard input and prints what became of each. Python's audit hooks tell
+what Python does; what a library in C opens is told by the kernel, of the folder that the cases name outside their own.
 """
 
+import ctypes
 import json
 import os
+import resource
+import signal
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -14,6 +19,14 @@ MiB = 1 << 20
 ROOM = 64 * MiB
 """What opening a hostile file may take beside the bytes of its budget."""
 
+SECONDS = 60
+"""After which a case that does not end is ended, and the child with it."""
+
+MORE_MEMORY = 2 << 30
+"""Address space that the child may take beside what it has once a good file has been read."""
+
+_NEWNET = 0x40000000
+_IN_NONBLOCK, _IN_TOUCHED = 0o4000, 0x3EF  # read, written, its metadata changed, opened, moved, made or deleted
 _WATCHED = (
     "exec", "compile", "import", "open", "os.", "shutil.", "subprocess.", "socket.", "ctypes.", "marshal.loads",
     "pickle.find_class", "urllib.", "tempfile.",
@@ -32,11 +45,26 @@ class Outcome:
     events: list[str] = field(default_factory=list)
 
 
-def run_cases(folder: Path, cases: dict[str, tuple[Path, dict]], warm: Path) -> dict[str, Outcome]:
-    """Open each file within its budget in one child; ``warm`` is a good file, opened first so that imports are done."""
+def outside(folder: Path) -> Path:
+    """A folder beside ``folder`` with a file ``canary``, for cases to name: whoever touches it has followed one."""
+    place = folder.with_name(f"{folder.name}-outside")
+    place.mkdir(exist_ok=True)
+    (place / "canary").write_text("alive " * 1000)
+    return place
+
+
+def run_cases(
+    folder: Path, cases: dict[str, tuple[Path, dict]], warm: Path, how: str = "weights"
+) -> dict[str, Outcome]:
+    """Open each file within its budget in one child; ``warm`` is a good file, opened first so that imports are done.
+
+    ``how``: as ``weights``, or as a ``keep``.
+    """
     request = {
         "folder": str(folder),
+        "outside": str(outside(folder)),
         "warm": str(warm),
+        "how": how,
         "cases": {name: [str(path), budget] for name, (path, budget) in cases.items()},
     }
     before = _listing(folder)
@@ -44,7 +72,7 @@ def run_cases(folder: Path, cases: dict[str, tuple[Path, dict]], warm: Path) -> 
         [sys.executable, "-X", "faulthandler", __file__],
         input=json.dumps(request), capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, f"the child died ({done.returncode}): {done.stderr[-4000:]}"
+    assert done.returncode == 0, f"the child died ({done.returncode}): {done.stdout[-300:]} {done.stderr[-4000:]}"
     assert _listing(folder) == before, "something was written"
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {line.pop("name"): Outcome(**line) for line in lines}
@@ -88,7 +116,38 @@ class _Watch:
         self.events.append(f"{event} {args!r:.200}")
 
 
-def _open(path: str, budget: dict) -> None:
+class _Kernel:
+    """Told by the kernel of whatever touches a folder or a file in it, Python or not."""
+
+    def __init__(self, folder: str) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self.descriptor = libc.inotify_init1(_IN_NONBLOCK)
+        assert self.descriptor >= 0
+        assert libc.inotify_add_watch(self.descriptor, os.fsencode(folder), _IN_TOUCHED) >= 0
+
+    def events(self) -> list[str]:
+        """What was touched since it was last asked."""
+        try:
+            data = os.read(self.descriptor, 1 << 16)
+        except BlockingIOError:
+            return []
+        found, offset = [], 0
+        while offset < len(data):
+            _, mask, _, length = struct.unpack_from("iIII", data, offset)
+            name = data[offset + 16 : offset + 16 + length].rstrip(b"\0").decode()
+            found.append(f"outside {name or 'the folder'} {mask:#x}")
+            offset += 16 + length
+        return found
+
+
+def _confine() -> None:
+    """No network, and no more memory than a case could have use for."""
+    ctypes.CDLL(None).unshare(_NEWNET)  # where that is not allowed, the audit hook still tells of each socket
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + MORE_MEMORY, size + MORE_MEMORY))
+
+
+def _open_weights(path: str, budget: dict) -> None:
     from modelkeep.budget import Budget
     from modelkeep.importers import open_weights
 
@@ -97,26 +156,49 @@ def _open(path: str, budget: dict) -> None:
         tensor.read()
 
 
+def _open_keep(path: str, wanted: dict) -> None:
+    """Load ``ref`` of a keep. A verification must find the damage too, and say so without an error."""
+    import modelkeep
+    from modelkeep.errors import ModelkeepError
+
+    try:
+        keep = modelkeep.open(path, create=False)
+        keep.store.load(keep.snapshot(wanted.get("ref", "run:r@last")), limit_bytes=wanted.get("nbytes", MiB))
+    except ModelkeepError:
+        if wanted.get("verify"):
+            assert not modelkeep.open(path, create=False).store.verify().ok, "verify finds nothing"
+        raise
+
+
+_HOW = {"weights": _open_weights, "keep": _open_keep}
+
+
 def main() -> None:
     """Open every case that standard input names."""
     import gc
     import time
 
     request = json.load(sys.stdin)
-    watch = _Watch(os.path.realpath(request["folder"]))
-    _open(request["warm"], {})
+    watch, open_as = _Watch(os.path.realpath(request["folder"])), _HOW[request["how"]]
+    open_as(request["warm"], {})
+    kernel = _Kernel(request["outside"])
+    _confine()
     for name, (path, budget) in request["cases"].items():
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")
         low, start = _peak(), time.perf_counter()
         error = message = ""
+        kernel.events()
         watch.events, watch.on = [], True
+        signal.alarm(SECONDS)
         try:
-            _open(path, budget)
+            open_as(path, budget)
         except BaseException as caught:  # noqa: BLE001  what escapes is what the test is about
             error, message = type(caught).__name__, str(caught)
         finally:
             watch.on = False
+            signal.alarm(0)
+        watch.events += kernel.events()
         line = {
             "name": name, "error": error, "message": message[:500], "peak": _peak() - low,
             "seconds": time.perf_counter() - start, "events": watch.events,
