@@ -1,10 +1,11 @@
-"""Hostile files, opened in one process of their own that is watched: what it runs, opens and writes, and its memory.
+"""Hostile files, each opened in a process of its own that is watched: what it runs, opens and writes, and its memory.
 
 Run as a script it takes a JSON list of cases on standard input and prints what became of each. Python's audit hooks tell
 what Python does; what a library in C opens is told by the kernel, of the folder that the cases name outside their own.
 """
 
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -12,6 +13,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +22,7 @@ ROOM = 64 * MiB
 """What opening a hostile file may take beside the bytes of its budget."""
 
 SECONDS = 60
-"""After which a case that does not end is ended, and the child with it."""
+"""After which a case that does not end is ended."""
 
 MORE_MEMORY = 2 << 30
 """Address space that the child may take beside what it has once a good file has been read."""
@@ -56,7 +58,7 @@ def outside(folder: Path) -> Path:
 def run_cases(
     folder: Path, cases: dict[str, tuple[Path, dict]], warm: Path, how: str = "weights"
 ) -> dict[str, Outcome]:
-    """Open each file within its budget in one child; ``warm`` is a good file, opened first so that imports are done.
+    """Open each file within its budget; ``warm`` is a good file, opened first so that imports are done.
 
     ``how``: as ``weights``, or as a ``keep``.
     """
@@ -173,37 +175,44 @@ def _open_keep(path: str, wanted: dict) -> None:
 _HOW = {"weights": _open_weights, "keep": _open_keep}
 
 
-def main() -> None:
-    """Open every case that standard input names."""
-    import gc
-    import time
+def _try(name: str, path: str, budget: dict, watched: tuple[_Watch, _Kernel, str]) -> dict:
+    """In a process of its own: open one file, and say what came of that."""
+    watch, kernel, how = watched
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    low, start = _peak(), time.perf_counter()
+    error = message = ""
+    kernel.events()
+    watch.events, watch.on = [], True
+    signal.alarm(SECONDS)
+    try:
+        _HOW[how](path, budget)
+    except BaseException as caught:  # noqa: BLE001  what escapes is what the test is about
+        error, message = type(caught).__name__, str(caught)
+    finally:
+        watch.on = False
+        signal.alarm(0)
+    return {
+        "name": name, "error": error, "message": message[:500], "peak": _peak() - low,
+        "seconds": time.perf_counter() - start, "events": watch.events + kernel.events(),
+    }  # fmt: skip
 
+
+def main() -> None:
+    """Open every case that standard input names, each in a fork of this process."""
     request = json.load(sys.stdin)
-    watch, open_as = _Watch(os.path.realpath(request["folder"])), _HOW[request["how"]]
-    open_as(request["warm"], {})
-    kernel = _Kernel(request["outside"])
+    watch, kernel = _Watch(os.path.realpath(request["folder"])), _Kernel(request["outside"])
+    _HOW[request["how"]](request["warm"], {})
     _confine()
     for name, (path, budget) in request["cases"].items():
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")
-        low, start = _peak(), time.perf_counter()
-        error = message = ""
-        kernel.events()
-        watch.events, watch.on = [], True
-        signal.alarm(SECONDS)
-        try:
-            open_as(path, budget)
-        except BaseException as caught:  # noqa: BLE001  what escapes is what the test is about
-            error, message = type(caught).__name__, str(caught)
-        finally:
-            watch.on = False
-            signal.alarm(0)
-        watch.events += kernel.events()
-        line = {
-            "name": name, "error": error, "message": message[:500], "peak": _peak() - low,
-            "seconds": time.perf_counter() - start, "events": watch.events,
-        }  # fmt: skip
-        print(json.dumps(line), flush=True)
+        child = os.fork()
+        if not child:
+            print(json.dumps(_try(name, path, budget, (watch, kernel, request["how"]))), flush=True)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            died = {"name": name, "error": f"died: {status}", "message": "", "peak": 0, "seconds": 0.0}
+            print(json.dumps(died), flush=True)
 
 
 if __name__ == "__main__":
