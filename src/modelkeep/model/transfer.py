@@ -1,0 +1,331 @@
+"""Pre-trained weights as a start: what a source holds goes into a model, and a report says what went where.
+
+Keras loads swapped layers of the same shape, the first layers of a deeper model and NaN without a word. Here a weight is
+loaded if it is certain which one is meant, and everything else is said, before anything is changed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import keras
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkeep.errors import NotFound, UsageError
+from modelkeep.frameworks import keras as keras_door
+from modelkeep.frameworks import keras_arrays
+from modelkeep.frameworks.keras_names import flat_layers
+from modelkeep.frameworks.mismatch import Spec, show
+from modelkeep.model.build import settle
+from modelkeep.model.matching import Matches, Source, Target, match
+from modelkeep.model.report import Entry, TransferReport
+from modelkeep.model.resizing import Resize, resized
+from modelkeep.model.sources import Piece, Rename, dropped, pieces
+from modelkeep.state.paths import Pattern
+
+Array = NDArray[Any]
+Patterns = str | Sequence[str]
+
+
+def transfer(
+    model: Any,
+    source: Mapping[str, Any],
+    *,
+    rename: Rename | None = None,
+    only: Patterns | None = None,
+    skip: Patterns = (),
+    freeze: bool | Patterns = False,
+    adapt: bool | Mapping[str, Resize] = True,
+    partial: bool = False,
+) -> TransferReport:
+    """Load weights into a built Keras model, by name, else by the only way in which their shapes fit.
+
+    Names that Keras has numbered by itself count only where both sides have the same ones, and the report says
+    "by number". Seed generators are left alone. A layer of Keras of which one weight does not fit keeps all of its own.
+    Compile the model afterwards: an optimizer's moments are about the weights that were there before, and what is
+    frozen counts from the next ``compile`` on.
+
+    Args:
+        model: a built model; its weights are called as `modelkeep.frameworks.keras_names.model_variables` says.
+        source: arrays by name (``dense/kernel``, ``dense.weight``), or lazy tensors with dtype, shape and ``read()``.
+        rename: prefixes of the source's names to those of the model, ``{"bert": "", "fc": "head"}``, or a function of
+            the name that returns the new one, or None to leave it out. Of several recurrent layers in one torch module,
+            the first is ``lstm/l0``.
+        only: patterns of weights or layers of the model: no others are expected.
+        skip: patterns of those that are left as they are, such as ``head/**``.
+        freeze: True, or patterns: layers all of whose weights were loaded do not train any more.
+        adapt: True: torch's layouts become those of Keras, and floating point numbers take the model's precision.
+            False: nothing is changed. A mapping of patterns to ``"resize"``, ``"grid"``, ``"rows"`` or
+            `modelkeep.model.resizing.Rows` also changes the size of those weights.
+        partial: do not raise where something expected was not loaded; the report has it.
+
+    Raises:
+        StateMismatch: a weight that was neither skipped nor loaded; the model is as it was.
+        NotFound: a pattern that matches nothing in the model.
+        UsageError: a model that is not built, or a source, rename or adapt that cannot be used.
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="fc"), keras.layers.Dense(2, name="head")])
+    >>> torch_names = {"fc.weight": np.ones((4, 3), "f4"), "fc.bias": np.zeros(4, "f4")}
+    >>> print(transfer(model, torch_names, skip="head", freeze=True))
+    1 loaded, 1 adapted, 2 skipped, 1 layer frozen
+             model        wanted          source     found
+    loaded   fc/bias      float32 [4]     fc.bias    float32 [4]
+    adapted  fc/kernel    float32 [3, 4]  fc.weight  float32 [4, 3]  transposed
+    skipped  head/kernel  float32 [4, 2]
+    skipped  head/bias    float32 [2]
+    frozen   fc
+    """
+    if not isinstance(model, keras.layers.Layer) or not model.built:
+        raise UsageError("transfer needs a Keras model that is built; call it once, or give it an Input")
+    choice = _Choice(_Patterns("only", only), _Patterns("skip", skip), adapt is not False, dict(_sizes(adapt)))
+    targets, layers = _targets(model, choice)
+    taken = pieces(source, rename)
+    matches = match(targets, layers, taken)
+    work = _Work(choice)
+    for target in targets:
+        work.look_at(target, matches)
+    work.keep_layers_whole(targets)
+    to_freeze = _to_freeze(freeze, targets, layers, work)
+    report = work.report(_unused(taken, dropped(source, taken), matches), to_freeze)
+    if not partial:
+        report.raise_for_missing()
+    for variable, array in work.writes.values():
+        keras_arrays.write(variable, array)
+    for path in to_freeze:
+        layers[path].trainable = False
+    settle(model)
+    return report
+
+
+class _Patterns:
+    """What the caller names in the model; each pattern must name something."""
+
+    def __init__(self, what: str, texts: Patterns | None) -> None:
+        self.what, self.given = what, texts is not None
+        listed = [texts] if isinstance(texts, str) else list(texts or ())
+        self.patterns = [Pattern(text) for text in listed]
+        self._used: set[str] = set()
+
+    def matches(self, path: str) -> bool:
+        """Whether one of them names ``path``, or a container of it."""
+        hits = [pattern.text for pattern in self.patterns if any(pattern.matches(part) for part in _containers(path))]
+        self._used.update(hits)
+        return bool(hits)
+
+    def check_used(self, paths: Iterable[str]) -> None:
+        """Raise NotFound for a pattern that has matched nothing."""
+        unused = [pattern.text for pattern in self.patterns if pattern.text not in self._used]
+        if unused:
+            known = list(paths)
+            near = get_close_matches(unused[0], known, 3, 0.4) or known[:3]
+            raise NotFound(f"{self.what}: {unused[0]!r} matches nothing in the model; there is {', '.join(near)}")
+
+
+@dataclass(slots=True)
+class _Choice:
+    only: _Patterns
+    skip: _Patterns
+    layouts: bool
+    sizes: dict[str, tuple[_Patterns, Resize]]
+
+    def wants(self, path: str) -> bool:
+        included = self.only.matches(path) if self.only.given else True
+        return included and not self.skip.matches(path)
+
+    def resize(self, path: str) -> Resize | None:
+        return next((how for patterns, how in self.sizes.values() if patterns.matches(path)), None)
+
+
+@dataclass(slots=True)
+class _Work:
+    """What will be written, and what the report will say."""
+
+    choice: _Choice
+    entries: dict[str, tuple[str, Entry]] = field(default_factory=dict)
+    writes: dict[str, tuple[Any, Array]] = field(default_factory=dict)
+
+    def look_at(self, target: Target, matches: Matches) -> None:
+        """Decide about one weight; its tensors are read here."""
+        found = matches.found.get(target.path)
+        if not target.wanted:
+            kind, entry = "skipped", Entry(target.path, wanted=str(target.spec))
+        elif found is None:
+            reason = matches.reasons.get(target.path, "not in the source")
+            kind, entry = "missing", Entry(target.path, wanted=str(target.spec), note=reason)
+        else:
+            kind, note = self._take(target, found)
+            specs = " and ".join(str(piece.spec) for piece in found.pieces)
+            names = tuple(piece.name for piece in found.pieces)
+            how = "" if found.how == "name" else f"by {found.how}"
+            remark = found.remark if kind in ("loaded", "adapted") else ""
+            text = "; ".join(part for part in (how, note, remark) if part)
+            entry = Entry(target.path, names, str(target.spec), specs, text)
+        self.entries[target.path] = (kind, entry)
+
+    def _take(self, target: Target, found: Source) -> tuple[str, str]:
+        if found.change is not None and not self.choice.layouts:
+            return "mismatched", f"fits only when adapted ({found.note}), and adapt is False"
+        how = self.choice.resize(target.path)
+        if found.shape() != target.spec.shape and how is None:  # said without reading it
+            return "mismatched", f"is {list(found.shape())} once adapted" if found.change is not None else ""
+        arrays = [piece.read() for piece in found.pieces]
+        if not all(_finite(array) for array in arrays):
+            return "refused", "holds NaN or infinite values"
+        array, notes = (found.change(*arrays), [found.note]) if found.change is not None else (arrays[0], [])
+        if array.shape != target.spec.shape:
+            fitted = resized(how, array, keras_arrays.read(target.variable, copy=True)) if how is not None else None
+            if fitted is None:
+                return "mismatched", f"{how!r} does not lead to this shape"
+            array, note = fitted
+            notes.append(note)
+        cast = _cast(array, target.spec, self.choice.layouts)
+        if cast is None:
+            return "mismatched", f"{array.dtype} does not become {target.spec.dtype}"
+        if cast.dtype != array.dtype:
+            notes.append(f"from {array.dtype}")
+            if not _finite(cast):
+                return "refused", f"holds values that {cast.dtype} cannot"
+        self.writes[target.path] = (target.variable, cast)
+        return ("adapted", "; ".join(notes)) if notes else ("loaded", "")
+
+    def keep_layers_whole(self, targets: Iterable[Target]) -> None:
+        """Half of a Dense or an LSTM is of no use: where one weight does not fit, its layer stays as it was."""
+        broken = {
+            id(target.owner): target.path
+            for target in targets
+            if self.entries[target.path][0] in ("mismatched", "refused")
+            and type(target.owner).__module__.startswith("keras.src.layers.")
+        }
+        for target in targets:
+            reason = broken.get(id(target.owner))
+            if reason is not None and self.writes.pop(target.path, None) is not None:
+                old = self.entries[target.path][1]
+                note = f"left as it was, since {reason.rpartition('/')[2]} of its layer could not be loaded"
+                self.entries[target.path] = ("missing", Entry(old.path, old.sources, old.wanted, old.found, note))
+
+    def report(self, unused: tuple[Entry, ...], frozen: tuple[str, ...]) -> TransferReport:
+        def of(kind: str) -> tuple[Entry, ...]:
+            return tuple(entry for what, entry in self.entries.values() if what == kind)
+
+        return TransferReport(
+            loaded=of("loaded"),
+            adapted=of("adapted"),
+            mismatched=of("mismatched"),
+            missing=of("missing"),
+            refused=of("refused"),
+            skipped=of("skipped"),
+            unused=unused,
+            frozen=frozen,
+        )
+
+
+def _sizes(adapt: bool | Mapping[str, Resize]) -> Iterable[tuple[str, tuple[_Patterns, Resize]]]:
+    if not isinstance(adapt, bool | Mapping):
+        raise UsageError(f"adapt is True, False or a mapping of patterns to ways, not {type(adapt).__name__}")
+    return (
+        {}.items()
+        if isinstance(adapt, bool)
+        else [(text, (_Patterns("adapt", text), how)) for text, how in adapt.items()]
+    )
+
+
+def _targets(model: Any, choice: _Choice) -> tuple[list[Target], dict[str, Any]]:
+    """The weights of the model, and its layers by path (those that hold weights, and what these are in)."""
+    seeds = {id(seed.state) for layer in flat_layers(model) for seed in layer._seed_generators}
+    owners, parents = _containment(model)
+    targets, layers = [], {"": model}
+    for keys, variable in keras_door.variables_of(model)["model"].items():  # type: ignore[union-attr]  # never None
+        if id(variable) in seeds:
+            continue
+        path, owner = show(keys), owners.get(id(variable))
+        spec = keras_arrays.spec(variable)
+        targets.append(Target(path, variable, spec, owner, choice.wants(path)))
+        holder = path.rpartition("/")[0]
+        while holder and owner is not None:
+            layers.setdefault(holder, owner)
+            holder, owner = holder.rpartition("/")[0], parents.get(id(owner))
+    paths = [target.path for target in targets]
+    for patterns in (choice.only, choice.skip):
+        patterns.check_used(paths)
+    for patterns, _ in choice.sizes.values():
+        for path in paths:
+            patterns.matches(path)
+        patterns.check_used(paths)
+    return targets, layers
+
+
+def _containment(model: Any) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The layer that holds each variable, and the layer that holds each layer: the first, as in their names."""
+    owners: dict[int, Any] = {}
+    parents: dict[int, Any] = {}
+    seen: set[int] = set()
+
+    def visit(layer: Any) -> None:
+        seen.add(id(layer))
+        for variable in [*layer._trainable_variables, *layer._non_trainable_variables]:
+            owners.setdefault(id(variable), layer)
+        for inside in layer._layers:
+            if id(inside) not in seen:
+                parents[id(inside)] = layer
+                visit(inside)
+
+    visit(model)
+    return owners, parents
+
+
+def _containers(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:length]) for length in range(1, len(parts) + 1)]
+
+
+def _finite(array: Array) -> bool:
+    try:
+        ml_dtypes.finfo(array.dtype)
+    except ValueError:
+        return True  # whole numbers, text
+    return bool(np.isfinite(array).all())
+
+
+def _cast(array: Array, spec: Spec, layouts: bool) -> Array | None:
+    """The array in the model's dtype: another precision, or another width where every value survives."""
+    if array.dtype == spec.dtype:
+        return array
+    if array.dtype.newbyteorder("=") == spec.dtype:
+        return array.astype(spec.dtype)
+    floating = _is_float(array.dtype) and _is_float(spec.dtype)
+    if not layouts or not (floating or (array.dtype.kind in "iu" and spec.dtype.kind in "iu")):
+        return None
+    with np.errstate(over="ignore"):
+        cast = array.astype(spec.dtype)
+    return cast if floating or np.array_equal(cast, array) else None
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype in (np.dtype(ml_dtypes.bfloat16),)
+
+
+def _unused(taken: Sequence[Piece], left_out: Sequence[str], matches: Matches) -> tuple[Entry, ...]:
+    used = {piece.name for found in matches.found.values() for piece in found.pieces}
+    entries = [Entry("", (piece.name,), found=str(piece.spec)) for piece in taken if piece.name not in used]
+    return (*entries, *(Entry("", (name,), note="left out by rename") for name in left_out))
+
+
+def _to_freeze(
+    freeze: bool | Patterns, targets: Sequence[Target], layers: Mapping[str, Any], work: _Work
+) -> tuple[str, ...]:
+    """The outermost layers that were loaded whole and are asked for."""
+    if freeze is False:
+        return ()
+    patterns = _Patterns("freeze", None if freeze is True else freeze)
+    asked = {target.path for target in targets if freeze is True or patterns.matches(target.path)}
+    patterns.check_used(target.path for target in targets)
+    frozen: list[str] = []
+    for path in sorted((path for path in layers if path), key=lambda path: (path.count("/"), list(layers).index(path))):
+        inside = [target.path for target in targets if target.path.startswith(f"{path}/")]
+        whole = all(one in asked and work.entries[one][0] in ("loaded", "adapted") for one in inside)
+        if inside and whole and not any(path.startswith(f"{outer}/") for outer in frozen):
+            frozen.append(path)
+    return tuple(frozen)
