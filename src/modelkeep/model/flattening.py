@@ -27,7 +27,7 @@ _STEPS = 10_000
 
 
 def image_before(layer: Any) -> tuple[int, ...] | None:
-    """The shape (\\*spatial, channels) that a Flatten before ``layer`` takes, where torch would have another order.
+    """The shape (spatial axes, channels) that a Flatten before ``layer`` takes, where torch would have another order.
 
     None where there is none, where the order is the same, and where the layers are not connected to be looked at (a
     subclassed model).

@@ -59,11 +59,14 @@ class Source:
     note: str = ""
     remark: str = ""
 
-    def shape(self) -> tuple[int, ...]:
-        """The shape that it will have, without reading anything."""
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape that it will have, without reading anything; None where the change cannot be made of these."""
         if self.change is None:
             return self.pieces[0].spec.shape
-        return self.change(*(np.broadcast_to(np.False_, piece.spec.shape) for piece in self.pieces)).shape
+        try:
+            return self.change(*(np.broadcast_to(np.False_, piece.spec.shape) for piece in self.pieces)).shape
+        except (ValueError, IndexError):  # tensors of another rank, or that do not belong together
+            return None
 
 
 @dataclass(slots=True)
@@ -211,7 +214,9 @@ def _named(name: str, node: Node, target: Node, source: Node) -> tuple[str | Non
         }
         theirs = {other for other in source.children if automatic.fullmatch(other)}
         return (name, "name" if len(ours) == 1 else "number") if ours == theirs else (None, "")
-    for attribute, value in vars(target.layer).items() if target.layer is not None else ():
+    if target.layer is None or node.layer is None:
+        return None, ""
+    for attribute, value in vars(target.layer).items():
         alias = attribute.lstrip("_")  # as Keras files call what a layer is made of
         if value is node.layer and alias in source.children:
             return alias, "name"

@@ -64,7 +64,8 @@ class TransferReport:
         Raises:
             StateMismatch: some weight is mismatched, missing or refused; up to 20 are listed.
 
-        >>> TransferReport(missing=(Entry("head/bias", (), "float32 [3]", "", "not in the source"),)).raise_for_missing()
+        >>> entry = Entry("head/bias", (), "float32 [3]", "", "not in the source")
+        >>> TransferReport(missing=(entry,)).raise_for_missing()
         Traceback (most recent call last):
         modelkeep.errors.StateMismatch: 1 weight of the model was not loaded; leave it out with skip=["head/**"], name \
 its source with rename={"source": "model"}, or pass partial=True:
@@ -77,11 +78,13 @@ its source with rename={"source": "model"}, or pass partial=True:
         if len(failed) > _LINES:
             lines.append(f"\n  and {len(failed) - _LINES} more")
         layer = failed[0].path.rpartition("/")[0]
-        one = len(failed) == 1
+        pattern = _plain(f"{layer}/**" if layer else failed[0].path)
+        was, them, their = ("was", "it", "its") if len(failed) == 1 else ("were", "them", "their")
+        weights = "weight" if len(failed) == 1 else "weights"
         raise StateMismatch(
-            f"{len(failed)} weight{'' if one else 's'} of the model {'was' if one else 'were'} not loaded; leave "
-            f'{"it" if one else "them"} out with skip=["{_plain(f"{layer}/**" if layer else failed[0].path)}"], name '
-            f'{"its" if one else "their"} source with rename={{"source": "model"}}, or pass partial=True:{"".join(lines)}'
+            f"{len(failed)} {weights} of the model {was} not loaded; leave {them} out with "
+            f'skip=["{pattern}"], name {their} source with rename={{"source": "model"}}, or pass partial=True:'
+            f"{''.join(lines)}"
         )
 
     def to_json(self) -> dict[str, Json]:

@@ -81,7 +81,7 @@ def _plain_path(name: str) -> str:
 
 
 def _without_single_numbers(paths: Mapping[str, str]) -> dict[str, str]:
-    """``lstm/weight_ih_l0`` is ``lstm/weight_ih`` where it is the only layer of its module, else ``lstm/l0/weight_ih``."""
+    """``lstm/weight_ih_l0`` is ``lstm/weight_ih`` in a module of one layer, else ``lstm/l0/weight_ih``."""
     numbers: dict[str, set[str]] = {}
     for path in paths.values():
         parent, _, last = path.rpartition("/")

@@ -1,12 +1,11 @@
 """Pre-trained weights as a start: what a source holds goes into a model, and a report says what went where.
 
-Keras loads swapped layers of the same shape, the first layers of a deeper model and NaN without a word. Here a weight is
-loaded if it is certain which one is meant, and everything else is said, before anything is changed.
+Keras loads swapped layers of the same shape, the first layers of a deeper model and NaN without a word. Here a weight
+is loaded if it is certain which one is meant, and everything else is said, before anything is changed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 import keras
@@ -14,20 +13,18 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from modelkeep.errors import NotFound, UsageError
-from modelkeep.frameworks import keras as keras_door
+from modelkeep.errors import UsageError
 from modelkeep.frameworks import keras_arrays
-from modelkeep.frameworks.keras_names import flat_layers
-from modelkeep.frameworks.mismatch import Spec, show
+from modelkeep.frameworks.mismatch import Spec
 from modelkeep.model.build import settle
+from modelkeep.model.choosing import Choice, Patterns, Texts, sizes_of
 from modelkeep.model.matching import Matches, Source, Target, match
 from modelkeep.model.report import Entry, TransferReport
 from modelkeep.model.resizing import Resize, resized
 from modelkeep.model.sources import Piece, Rename, dropped, pieces
-from modelkeep.state.paths import Pattern
+from modelkeep.model.targets import targets_of
 
 Array = NDArray[Any]
-Patterns = str | Sequence[str]
 
 
 def transfer(
@@ -35,9 +32,9 @@ def transfer(
     source: Mapping[str, Any],
     *,
     rename: Rename | None = None,
-    only: Patterns | None = None,
-    skip: Patterns = (),
-    freeze: bool | Patterns = False,
+    only: Texts | None = None,
+    skip: Texts = (),
+    freeze: bool | Texts = False,
     adapt: bool | Mapping[str, Resize] = True,
     partial: bool = False,
 ) -> TransferReport:
@@ -67,7 +64,8 @@ def transfer(
         NotFound: a pattern that matches nothing in the model.
         UsageError: a model that is not built, or a source, rename or adapt that cannot be used.
 
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="fc"), keras.layers.Dense(2, name="head")])
+    >>> layers = [keras.layers.Dense(4, name="fc"), keras.layers.Dense(2, name="head")]
+    >>> model = keras.Sequential([keras.Input((3,)), *layers])
     >>> torch_names = {"fc.weight": np.ones((4, 3), "f4"), "fc.bias": np.zeros(4, "f4")}
     >>> print(transfer(model, torch_names, skip="head", freeze=True))
     1 loaded, 1 adapted, 2 skipped, 1 layer frozen
@@ -80,8 +78,8 @@ def transfer(
     """
     if not isinstance(model, keras.layers.Layer) or not model.built:
         raise UsageError("transfer needs a Keras model that is built; call it once, or give it an Input")
-    choice = _Choice(_Patterns("only", only), _Patterns("skip", skip), adapt is not False, dict(_sizes(adapt)))
-    targets, layers = _targets(model, choice)
+    choice = Choice(Patterns("only", only), Patterns("skip", skip), adapt is not False, dict(sizes_of(adapt)))
+    targets, layers = targets_of(model, choice)
     taken = pieces(source, rename)
     matches = match(targets, layers, taken)
     work = _Work(choice)
@@ -100,50 +98,11 @@ def transfer(
     return report
 
 
-class _Patterns:
-    """What the caller names in the model; each pattern must name something."""
-
-    def __init__(self, what: str, texts: Patterns | None) -> None:
-        self.what, self.given = what, texts is not None
-        listed = [texts] if isinstance(texts, str) else list(texts or ())
-        self.patterns = [Pattern(text) for text in listed]
-        self._used: set[str] = set()
-
-    def matches(self, path: str) -> bool:
-        """Whether one of them names ``path``, or a container of it."""
-        hits = [pattern.text for pattern in self.patterns if any(pattern.matches(part) for part in _containers(path))]
-        self._used.update(hits)
-        return bool(hits)
-
-    def check_used(self, paths: Iterable[str]) -> None:
-        """Raise NotFound for a pattern that has matched nothing."""
-        unused = [pattern.text for pattern in self.patterns if pattern.text not in self._used]
-        if unused:
-            known = list(paths)
-            near = get_close_matches(unused[0], known, 3, 0.4) or known[:3]
-            raise NotFound(f"{self.what}: {unused[0]!r} matches nothing in the model; there is {', '.join(near)}")
-
-
-@dataclass(slots=True)
-class _Choice:
-    only: _Patterns
-    skip: _Patterns
-    layouts: bool
-    sizes: dict[str, tuple[_Patterns, Resize]]
-
-    def wants(self, path: str) -> bool:
-        included = self.only.matches(path) if self.only.given else True
-        return included and not self.skip.matches(path)
-
-    def resize(self, path: str) -> Resize | None:
-        return next((how for patterns, how in self.sizes.values() if patterns.matches(path)), None)
-
-
 @dataclass(slots=True)
 class _Work:
     """What will be written, and what the report will say."""
 
-    choice: _Choice
+    choice: Choice
     entries: dict[str, tuple[str, Entry]] = field(default_factory=dict)
     writes: dict[str, tuple[Any, Array]] = field(default_factory=dict)
 
@@ -169,8 +128,11 @@ class _Work:
         if found.change is not None and not self.choice.layouts:
             return "mismatched", f"fits only when adapted ({found.note}), and adapt is False"
         how = self.choice.resize(target.path)
-        if found.shape() != target.spec.shape and how is None:  # said without reading it
-            return "mismatched", f"is {list(found.shape())} once adapted" if found.change is not None else ""
+        shape = found.shape()
+        if shape is None:
+            return "mismatched", f"is not what torch has here, so it cannot be adapted ({found.note})"
+        if shape != target.spec.shape and how is None:  # said without reading it
+            return "mismatched", f"is {list(shape)} once adapted" if found.change is not None else ""
         arrays = [piece.read() for piece in found.pieces]
         if not all(_finite(array) for array in arrays):
             return "refused", "holds NaN or infinite values"
@@ -222,65 +184,6 @@ class _Work:
         )
 
 
-def _sizes(adapt: bool | Mapping[str, Resize]) -> Iterable[tuple[str, tuple[_Patterns, Resize]]]:
-    if not isinstance(adapt, bool | Mapping):
-        raise UsageError(f"adapt is True, False or a mapping of patterns to ways, not {type(adapt).__name__}")
-    return (
-        {}.items()
-        if isinstance(adapt, bool)
-        else [(text, (_Patterns("adapt", text), how)) for text, how in adapt.items()]
-    )
-
-
-def _targets(model: Any, choice: _Choice) -> tuple[list[Target], dict[str, Any]]:
-    """The weights of the model, and its layers by path (those that hold weights, and what these are in)."""
-    seeds = {id(seed.state) for layer in flat_layers(model) for seed in layer._seed_generators}
-    owners, parents = _containment(model)
-    targets, layers = [], {"": model}
-    for keys, variable in keras_door.variables_of(model)["model"].items():  # type: ignore[union-attr]  # never None
-        if id(variable) in seeds:
-            continue
-        path, owner = show(keys), owners.get(id(variable))
-        spec = keras_arrays.spec(variable)
-        targets.append(Target(path, variable, spec, owner, choice.wants(path)))
-        holder = path.rpartition("/")[0]
-        while holder and owner is not None:
-            layers.setdefault(holder, owner)
-            holder, owner = holder.rpartition("/")[0], parents.get(id(owner))
-    paths = [target.path for target in targets]
-    for patterns in (choice.only, choice.skip):
-        patterns.check_used(paths)
-    for patterns, _ in choice.sizes.values():
-        for path in paths:
-            patterns.matches(path)
-        patterns.check_used(paths)
-    return targets, layers
-
-
-def _containment(model: Any) -> tuple[dict[int, Any], dict[int, Any]]:
-    """The layer that holds each variable, and the layer that holds each layer: the first, as in their names."""
-    owners: dict[int, Any] = {}
-    parents: dict[int, Any] = {}
-    seen: set[int] = set()
-
-    def visit(layer: Any) -> None:
-        seen.add(id(layer))
-        for variable in [*layer._trainable_variables, *layer._non_trainable_variables]:
-            owners.setdefault(id(variable), layer)
-        for inside in layer._layers:
-            if id(inside) not in seen:
-                parents[id(inside)] = layer
-                visit(inside)
-
-    visit(model)
-    return owners, parents
-
-
-def _containers(path: str) -> list[str]:
-    parts = path.split("/")
-    return ["/".join(parts[:length]) for length in range(1, len(parts) + 1)]
-
-
 def _finite(array: Array) -> bool:
     try:
         ml_dtypes.finfo(array.dtype)
@@ -304,7 +207,7 @@ def _cast(array: Array, spec: Spec, layouts: bool) -> Array | None:
 
 
 def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or dtype in (np.dtype(ml_dtypes.bfloat16),)
+    return dtype.kind == "f" or dtype == np.dtype(ml_dtypes.bfloat16)
 
 
 def _unused(taken: Sequence[Piece], left_out: Sequence[str], matches: Matches) -> tuple[Entry, ...]:
@@ -314,12 +217,12 @@ def _unused(taken: Sequence[Piece], left_out: Sequence[str], matches: Matches) -
 
 
 def _to_freeze(
-    freeze: bool | Patterns, targets: Sequence[Target], layers: Mapping[str, Any], work: _Work
+    freeze: bool | Texts, targets: Sequence[Target], layers: Mapping[str, Any], work: _Work
 ) -> tuple[str, ...]:
     """The outermost layers that were loaded whole and are asked for."""
     if freeze is False:
         return ()
-    patterns = _Patterns("freeze", None if freeze is True else freeze)
+    patterns = Patterns("freeze", None if freeze is True else freeze)
     asked = {target.path for target in targets if freeze is True or patterns.matches(target.path)}
     patterns.check_used(target.path for target in targets)
     frozen: list[str] = []
