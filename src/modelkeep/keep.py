@@ -81,6 +81,7 @@ def load_model(
                 f"{ref}: a foreign file has no examples to check; leave check=True out, or publish it first"
             )
         return load_file(ref, custom_objects=custom_objects, compiled=compiled, into=into, budget=budget)
+    assert not isinstance(ref, os.PathLike)
     parsed = Ref.parse(ref) if isinstance(ref, str) else ref
     if isinstance(parsed, Ref) and parsed.keep is not None:
         keep = parsed.keep

@@ -20,7 +20,9 @@ class Bomb:
         return (exec, ("open('canary', 'a').write('pickle ran')",))
 
 
-def made(name: str, module: str | None = "keras.layers", *, build=None, registered=None, **config) -> dict[str, Any]:
+def made(
+    name: str, /, module: str | None = "keras.layers", *, build: Any = None, registered: Any = None, **config: Any
+) -> dict[str, Any]:
     found = {"module": module, "class_name": name, "config": config, "registered_name": registered}
     return found if build is None else {**found, "build_config": {"input_shape": build}}
 
@@ -234,7 +236,7 @@ def gadgets() -> Iterator[Any]:
         "Unsafe",
         lambda: after_input({**dense(), "build_config": {"input_shape": byte_code()}}),
     )
-    yield "byte code in a list of lists", "Unsafe", lambda: after_input(dense(units=[[byte_code()]]))
+    yield "byte code in a list of lists", "Damaged", lambda: after_input(dense(units=[[byte_code()]]))
     yield (
         "byte code in a wrapped layer",
         "Unsafe",
@@ -255,7 +257,7 @@ def gadgets() -> Iterator[Any]:
     yield (
         "CVE-2025-49655 a pickled torch module",
         "Unsafe",
-        lambda: after_input(made("TorchModuleWrapper", module=pickled())),
+        lambda: after_input({**made("TorchModuleWrapper"), "config": {"module": pickled()}}),
     )
     yield "CVE-2026-1462 a SavedModel", "Unsafe", lambda: after_input(made("TFSMLayer", filepath="canary"))
     yield (
@@ -265,7 +267,11 @@ def gadgets() -> Iterator[Any]:
     )
     yield "a gadget without a module", "Unsafe", lambda: after_input(made("TFSMLayer", None, filepath="canary"))
     yield "a jax layer", "Unsafe", lambda: after_input(made("JaxLayer", call_fn=function("system", "os")))
-    yield "a flax layer", "Unsafe", lambda: after_input(made("FlaxLayer", module=function("system", "os")))
+    yield (
+        "a flax layer",
+        "Unsafe",
+        lambda: after_input({**made("FlaxLayer"), "config": {"module": function("system", "os")}}),
+    )
     yield (
         "a quantizer's data set",
         "Unsafe",
@@ -275,7 +281,7 @@ def gadgets() -> Iterator[Any]:
     )
     yield (
         "a type by its module",
-        "Unsafe",
+        "Damaged",
         lambda: after_input(
             dense(
                 units={
@@ -316,17 +322,17 @@ def lookups() -> Iterator[Any]:
     yield (
         "a path as a learned vocabulary",
         "Damaged",
-        lambda: described({"layer": 1, "name": "x", "vocabulary": "canary", "idf_weights": None}),
+        lambda: described({"layer": 1, "vocabulary": "canary", "idf_weights": None}),
     )
     yield (
         "a vocabulary for a layer that has none",
         "Damaged",
-        lambda: described({"layer": 1, "name": "x", "vocabulary": ["a"], "idf_weights": None}),
+        lambda: described({"layer": 1, "vocabulary": ["a"], "idf_weights": None}),
     )
     yield (
         "a vocabulary for no layer",
         "Damaged",
-        lambda: described({"layer": 99, "name": "x", "vocabulary": ["a"], "idf_weights": None}),
+        lambda: described({"layer": 99, "vocabulary": ["a"], "idf_weights": None}),
     )
     yield "a vocabulary with another field", "Damaged", lambda: described({"layer": 1, "path": "canary"})
     yield (
@@ -455,9 +461,9 @@ def sizes() -> Iterator[Any]:
         lambda: sequential(entrance(4, dtype="int32"), made("Embedding", input_dim=1 << 24, output_dim=1 + (1 << 0))),
     )
     yield (
-        "a thousand layers, each within",
+        "a hundred layers, each within",
         "LimitExceeded",
-        lambda: sequential(entrance(200), *[dense(units=200) for _ in range(1000)]),
+        lambda: sequential(entrance(1000), *[dense(units=1000) for _ in range(100)]),
     )
     yield "more parameters than allowed", "LimitExceeded", lambda: after_input(dense(units=1000)), {"parameters": 1000}
     yield (
@@ -653,7 +659,7 @@ def types() -> Iterator[Any]:
         )
         yield (
             f"a function that is {what}",
-            "Damaged" if what != "text" else "NotFound",
+            "Damaged" if what != "text" else "Unsafe",
             lambda value=value: after_input(dense(activation=function(value))),
         )
     for what, value in (("a text", "64"), ("yes", True), ("a fraction", 1.5), ("negative", -3), ("a list", [64])):
@@ -669,7 +675,7 @@ def types() -> Iterator[Any]:
         "Damaged",
         lambda: after_input(made("Dropout", rate={"modelkeep.float": "os.system"})),
     )
-    yield "a key that is a number", "Damaged", lambda: after_input(dense(**{"kernel_regularizer": {1: 2}}))
+    yield "a key that is a number", "Damaged", lambda: after_input(dense(kernel_regularizer={1: 2}))
     yield "a value of Python", "Damaged", lambda: after_input(dense(activation=print))
     yield "a layer that is no model", "Damaged", dense
     yield "an optimizer that is no model", "Damaged", lambda: made("SGD", "keras.optimizers", learning_rate=0.1)

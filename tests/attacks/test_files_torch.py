@@ -30,7 +30,11 @@ def tensor(key="0", count=4, offset=0, shape=(4,), stride=(1,), storage="torch\n
     """The operations that put one tensor on the stack."""
 
     def number(value):
-        return b"J" + struct.pack("<i", value) if abs(value) < 1 << 31 else b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+        return (
+            b"J" + struct.pack("<i", value)
+            if abs(value) < 1 << 31
+            else b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+        )
 
     def numbers(values):
         return b"(" + b"".join(map(number, values)) + b"t"
@@ -86,7 +90,13 @@ def laughs(depth):
     return b"]" + b"".join(b"q%ch%ch%c\x86" % (0, 0, 0) for _ in range(depth))
 
 
-def legacy(main, keys=("0",), tail=struct.pack("<q", 4) + bytes(16), version=1001):
+def encrypted(data):
+    """The last member of an archive, said to be encrypted."""
+    at = data.rfind(b"PK\1\2") + 8
+    return data[:at] + b"\1" + data[at + 1 :]
+
+
+def legacy(main, keys=("0",), tail=b"\4" + bytes(23), version=1001):
     parts = [version, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}]
     return LEGACY + b"".join(pickle.dumps(part, 2) for part in parts) + main + pickle.dumps(list(keys), 2) + tail
 
@@ -159,7 +169,7 @@ CASES = {
     "zip that is cut off": (archive(state(tensor()))[:-30], DAMAGED),
     "local header with another name": (edited(b"data/0\0\0\0\0", b"data/9\0\0\0\0"), DAMAGED),
     "member marked as encrypted": (
-        (lambda data: data[: data.rfind(b"PK\1\2") + 8] + b"\1" + data[data.rfind(b"PK\1\2") + 9 :])(archive(state(tensor()))),
+        encrypted(archive(state(tensor()))),
         (*UNKNOWN, *DAMAGED),
     ),
     "checksum of the pickle": (
@@ -169,7 +179,10 @@ CASES = {
     "checksum of a storage": (edited(struct.pack("<L", zlib.crc32(bytes(16))), b"\1\2\3\4"), DAMAGED),
     "directory with 65,000 entries": (edited(b"\2\0\2\0", b"\xe8\xfd\xe8\xfd"), LIMIT),
     "byte order of neither kind": (archive(state(tensor()), more={"archive/byteorder": "both"}), DAMAGED),
-    "old form with a storage of a terabyte": (legacy(state(tensor(count=1 << 38)), tail=struct.pack("<q", 1 << 38)), DAMAGED),
+    "old form with a storage of a terabyte": (
+        legacy(state(tensor(count=1 << 38)), tail=struct.pack("<q", 1 << 38)),
+        DAMAGED,
+    ),
     "old form with more keys": (legacy(state(tensor()), keys=("0", "1")), DAMAGED),
     "old form with a negative count": (legacy(state(tensor()), tail=struct.pack("<q", -1)), DAMAGED),
     "old form that goes on": (legacy(state(tensor())) + b"more", DAMAGED),

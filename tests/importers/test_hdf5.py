@@ -71,7 +71,11 @@ def test_the_weights_of_legacy_files_come_layer_by_layer_in_their_order(tmp_path
     """As Keras 1 and 2 wrote them: attributes of bytes, and ``:0`` behind the names."""
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file.attrs["layer_names"] = [b"zebra", b"ape", b"flat"]
-        for layer, names in {"zebra": [b"zebra/kernel:0", b"zebra/bias:0"], "ape": [b"ape_W", b"ape_b"], "flat": []}.items():
+        for layer, names in {
+            "zebra": [b"zebra/kernel:0", b"zebra/bias:0"],
+            "ape": [b"ape_W", b"ape_b"],
+            "flat": [],
+        }.items():
             group = file.create_group(layer)
             group.attrs["weight_names"] = names
             for number, name in enumerate(names):

@@ -41,7 +41,7 @@ def repacked(path, method=zipfile.ZIP_DEFLATED, edit=lambda name, data: data):
 
 
 def check(weights, model):
-    own = {name: tensor for name, tensor in weights.model()}
+    own = dict(weights.model())
     assert sorted(bits(tensor.read()) for tensor in own.values()) == sorted(bits(a) for a in model.get_weights())
     assert bits(own["layers/dense/vars/0"].read()) == bits(model.get_layer("head").kernel)
     assert len(weights.tensors) - len(own) == len(model.optimizer.variables)

@@ -19,7 +19,12 @@ def arrays():
     rng = np.random.default_rng(5)
     found = {f"kind {n}": rng.integers(0, 2, (2, 3)).astype(kind) for n, kind in enumerate(KINDS)}
     base = rng.random((4, 5, 6), np.float32)
-    more = {"fortran": np.asfortranarray(base), "view": base[::2, :, 1], "scalar": np.float64(3), "empty": np.zeros((0, 4))}
+    more = {
+        "fortran": np.asfortranarray(base),
+        "view": base[::2, :, 1],
+        "scalar": np.float64(3),
+        "empty": np.zeros((0, 4)),
+    }
     return found | more
 
 

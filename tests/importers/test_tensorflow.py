@@ -4,21 +4,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modelkeep.errors import Damaged, LimitExceeded, NotFound
 from modelkeep.budget import Budget
+from modelkeep.errors import Damaged, LimitExceeded, NotFound
 from modelkeep.importers import open_weights
 from modelkeep.importers.crc32c import crc32c, masked
 
 DTYPES = [
-    "float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-    "bool", "complex64", "complex128", "float8_e5m2", "float8_e4m3fn", "int4", "uint4",
+    "float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
+    "uint64", "bool", "complex64", "complex128", "float8_e5m2", "float8_e4m3fn", "int4", "uint4",
 ]  # fmt: skip
 
 
 def values(dtype):
     rng = np.random.default_rng(3)
     kind = tf.as_dtype(dtype).as_numpy_dtype
-    return rng.integers(0, 2, (2, 3, 4)).astype(kind) if "int" in dtype or dtype == "bool" else rng.random((2, 3, 4)).astype(kind)
+    return (
+        rng.integers(0, 2, (2, 3, 4)).astype(kind)
+        if "int" in dtype or dtype == "bool"
+        else rng.random((2, 3, 4)).astype(kind)
+    )
 
 
 def bits(array):
@@ -53,8 +57,8 @@ def test_a_checkpoint_of_objects_is_what_tensorflow_loads(checkpoint):
         weights = open_weights(path)
         assert weights.format == "tensorflow-checkpoint"
         check_equal(checkpoint, weights)
-    assert weights.tensors["root/kinds/bfloat16"].dtype == "bfloat16"
-    assert weights.metadata["full_names"]["root/kinds/float16"] == "of_float16"
+    assert weights.tensors["kinds/bfloat16"].dtype == "bfloat16"
+    assert weights.metadata["full_names"]["kinds/float16"] == "of_float16"
 
 
 def test_a_folder_with_one_checkpoint_is_read(checkpoint, tmp_path):

@@ -81,7 +81,8 @@ def test_views_strides_scalars_empty_and_tied_tensors_are_what_torch_loads(save)
         "parameter": torch.nn.Parameter(base[0].t()), "untracked": torch.nn.Parameter(base, requires_grad=False),
         "conjugate": torch.view_as_complex(torch.randn(4, 2)).conj(),
         "negative": torch.view_as_complex(torch.randn(4, 2)).conj().imag,
-        "fortran": torch.arange(6).reshape(2, 3).t(), "channels": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        "fortran": torch.arange(6).reshape(2, 3).t(),
+        "channels": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
     }  # fmt: skip
     weights = check_equal(save(states))
     assert weights.metadata["tied"] == [["base", "again", "untracked"]]

@@ -79,7 +79,7 @@ class Scale(layers.Layer):
 
     def build(self, shape):
         self.weight = self.add_weight(shape=(shape[-1],), initializer="ones", name="weight")
-        if self.inner is not None:
+        if self.inner is not None and not self.inner.built:
             self.inner.build(shape)
 
     def call(self, x):
@@ -320,7 +320,7 @@ def other_layers():
     x = layers.UnitNormalization()(layers.ActivityRegularization(0.1)(layers.GaussianNoise(0.1)(x)))
     x = layers.Reshape((2, 2))(layers.AlphaDropout(0.1)(x))
     x = layers.Permute((2, 1))(layers.Softmax()(layers.ELU()(layers.ReLU(max_value=6)(x))))
-    y = layers.RepeatVector(2)(layers.Flatten()(x))
+    y = layers.RepeatVector(3)(layers.Flatten()(x))
     x = layers.Dot((1, 1))([x, layers.Masking()(x)])
     x = layers.Maximum()([x, layers.Minimum()([x, layers.Multiply()([x, x])])])
     return keras.Model(inputs, [layers.Subtract()([x, layers.Average()([x, x])]), layers.Cropping1D(1)(y)]), vectors()

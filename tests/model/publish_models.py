@@ -13,6 +13,7 @@ from architecture_cases import CUSTOM, cases
 
 import modelkeep as mk
 from modelkeep.frameworks import keras as door
+from modelkeep.model.architecture import describe
 from modelkeep.model.keras_model import answers
 from modelkeep.state import differences
 
@@ -29,8 +30,9 @@ def published(keep, name, model, inputs):
     arrays = keras.tree.map_structure(lambda part: part.numpy() if hasattr(part, "numpy") else part, inputs)
     before = door.state_of(model, copy=True)
     version = keep.publish(name, model, example=arrays)
-    loaded = keep.load_model(version, custom_objects=CUSTOM, check=True)
+    loaded = keep.load_model(version, custom_objects=CUSTOM, compiled=True, check=True)
     wrong = differences(before, door.state_of(model))
+    wrong += differences(describe(model), describe(loaded))
     wrong += differences(before["model"], door.state_of(loaded)["model"])
     examples = keep.load_state(version, select="examples")["examples"]
     if HERE != "torch":  # whose recurrent layers give other last bits from call to call

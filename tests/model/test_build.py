@@ -14,7 +14,7 @@ from modelkeep.budget import Budget
 from modelkeep.errors import Damaged, LimitExceeded, NotFound, Unsafe, UnsupportedState
 from modelkeep.model.allowlist import builtin_classes, builtin_functions
 from modelkeep.model.architecture import describe
-from modelkeep.model.build import build, settle
+from modelkeep.model.build import build
 from modelkeep.model.guard import limited
 
 
@@ -84,7 +84,7 @@ def test_a_lambda_cannot_be_described():
 def test_a_refusal_names_the_place_with_the_layer():
     found = describe(model_of(layers.Dense(2, name="head")))
     found["model"]["config"]["layers"][1]["config"]["units"] = "2"
-    with pytest.raises(Damaged, match=r"model\.config\.layers\[1\]\.<head>\.config\.units"):
+    with pytest.raises(Damaged, match=r"model\.<sequential\w*>\.config\.layers\[1\]\.<head>\.config\.units"):
         build(found)
 
 
@@ -140,17 +140,6 @@ def test_weights_that_will_be_loaded_are_not_drawn_first():
     assert not kernel.any()
     assert bias.all()
     assert build(found).get_weights()[0].any()
-
-
-def test_normalization_computes_with_what_was_loaded_once_it_is_settled():
-    normal = layers.Normalization()
-    normal.adapt(np.arange(40, dtype="float32").reshape(10, 4))
-    model = model_of(normal)
-    again = build(describe(model))
-    again.set_weights(model.get_weights())
-    settle(again)
-    x = np.ones((2, 4), "float32")
-    assert np.array_equal(model(x), again(x))
 
 
 def test_two_descriptions_of_one_model_are_equal():

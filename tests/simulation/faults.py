@@ -146,11 +146,15 @@ class Faults:
 
     def _outage(self, verb: str, arguments: tuple[Any, ...]) -> Act | None:
         code = self.chance.choice((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO))
+        return self._go_on_with(self.begin_outage(code, self.chance.randrange(2, 120)), verb)
+
+    def begin_outage(self, code: int, calls: int) -> _Outage:
+        """The disk is full, read-only or ill, for so many calls of whatever process."""
         verbs = _GROWING if code in _SPACE else _CHANGING if code == errno.EROFS else _ALL
-        self._outage_now = _Outage(code, verbs, self.kernel.steps + self.chance.randrange(2, 120))
+        self._outage_now = _Outage(code, verbs, self.kernel.steps + calls)
         self.kernel.disk.full = code in _SPACE
         self.counts[f"outage {errno.errorcode[code]}"] += 1
-        return self._go_on_with(self._outage_now, verb)
+        return self._outage_now
 
     def _short(self, verb: str, arguments: tuple[Any, ...]) -> Act | None:
         if verb == "preadv":
@@ -180,7 +184,8 @@ class Faults:
         self.intrude()
         if process.dead:
             raise Gone
-        return None
+        # The call itself comes only now: what has befallen the disk meanwhile it meets as well.
+        return self._go_on_with(self._outage_now, verb) if self._outage_now is not None else None
 
     def _jump(self, verb: str, arguments: tuple[Any, ...]) -> Act | None:
         """A clock that was wrong is set."""

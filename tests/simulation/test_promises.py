@@ -1,5 +1,6 @@
 """Courses of events that were found or thought of, each played by hand: what they broke, or could, holds."""
 
+import errno
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,10 +11,12 @@ from modelkeep.errors import RunLocked, StorageError
 from modelkeep.store import Retain
 
 from .facts import is_tree, tree
+from .faults import Weights
 from .installed import Proportions
 from .kernel import Gone
 from .places import TwinPlace
 from .power import Cut
+from .world import RULES, World
 
 RECORD = "/snapshots/"
 
@@ -45,6 +48,14 @@ def refuse(code: int = 5) -> Callable[[], Any]:
         raise OSError(code, "the disk said no")
 
     return lambda: act
+
+
+def lose_the_answer(code: int) -> Callable[[Callable[[], Any]], Any]:
+    def act(do: Callable[[], Any]) -> Any:
+        do()
+        raise OSError(code, "the answer was lost")
+
+    return act
 
 
 def die(place: TwinPlace) -> Callable[[], Any]:
@@ -203,3 +214,41 @@ def test_a_lock_that_cannot_be_looked_at_leaves_no_file_open(place: TwinPlace) -
     with pytest.raises(StorageError):
         keep.run("cnn", capture=False)
     assert not place.kernel.process.descriptors
+
+
+@pytest.mark.parametrize("part", ["/shards/", "/metrics/", "/checkpoints/"])
+def test_who_has_a_name_that_cannot_be_looked_at_is_not_said_to_be_another(place: TwinPlace, part: str) -> None:
+    """It is our own: the link was made, its answer got lost, and the repeated call found the name taken."""
+    run = place.open().run("cnn", capture=False)
+
+    def link_and_look() -> Any:
+        at(place, "lstat", ".tmp", refuse())
+        return lose_the_answer(errno.EEXIST)
+
+    at(place, "link", part, link_and_look)
+    run.log({"loss": 0.5}, step=1, epoch=0)
+    with pytest.raises(StorageError, match="the device reports an error"):
+        run.save(tree(1), step=1, epoch=0, wait=True)
+    run.save(tree(1), step=1, epoch=0, wait=True)
+    assert is_tree(place.open().load_state("run:cnn@last"), 1)
+
+
+def test_a_disk_that_fills_up_while_a_process_asks_for_its_room_is_a_cause_of_the_error() -> None:
+    """Of the simulation itself: another process met the full disk first, in the middle of the question."""
+    nothing_else = Weights(gap=1e-9, refuse=0, lose=0, outage=0, short=0, kill=0, cut=0, jump=0)
+    place = TwinPlace(random.Random(1), nothing_else)
+    world, faults, kernel = World(place), place.faults, place.kernel
+    assert faults is not None
+    kernel.log = []
+
+    def fill() -> None:
+        _, verb, path = kernel.log[-2]
+        if verb == "disk_usage" and "/shards/" in path:
+            faults.begin_outage(errno.ENOSPC, calls=100)
+
+    with place.installed():
+        slot, faults.intrude = world.slots[0], fill
+        assert world.start(slot, "cnn", RULES[0])
+        assert not world.save(slot, "cnn", 1, wait=True, log=False)
+        with faults.paused():
+            assert world.save(slot, "cnn", 2, wait=True, log=False)

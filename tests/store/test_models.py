@@ -1,4 +1,5 @@
 import math
+import secrets
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_a_checkpoint_is_not_published_since_its_run_may_let_it_go(store: Store)
 
 
 def test_what_is_not_there_is_not_published(store: Store, model: ModelRecord) -> None:
-    elsewhere = publish(Store.open(MemoryBackend("elsewhere")), "base")
+    elsewhere = publish(Store.open(MemoryBackend(secrets.token_hex(8))), "base")
     lost = saved(store, 9)
     store.delete_snapshot(lost.id)
     with pytest.raises(NotFound, match="no snapshot"):

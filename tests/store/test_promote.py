@@ -1,6 +1,5 @@
 import os
-import threading
-
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,7 @@ def test_a_promoted_state_is_that_of_its_parts_and_of_what_is_new(store: Store, 
 def test_a_promoted_state_has_the_id_of_the_same_state_saved(store: Store, checkpoint: Snapshot) -> None:
     """However it came to be, an equal state with equal metadata is one snapshot."""
     model = store.promote(checkpoint, {"model": Part("model"), "card": "x"}, meta=MODEL)
-    elsewhere = Store.open(MemoryBackend("promote-elsewhere"))
+    elsewhere = Store.open(MemoryBackend(secrets.token_hex(8)))
     assert elsewhere.save({"model": state()["model"], "card": "x"}, meta=MODEL).id == model.id
 
 
@@ -140,13 +139,13 @@ def test_the_whole_state_may_be_promoted_alone(store: Store, checkpoint: Snapsho
 
 def test_a_part_that_is_not_there_is_answered_with_close_paths(store: Store, checkpoint: Snapshot) -> None:
     for path in ("modell", "model/dense/kernl", "model/dense/kernel/0", "step/x", "/"):
-        with pytest.raises(NotFound, match=r"there is no .* in the state; there is .*/"):
+        with pytest.raises(NotFound, match=r"there is no .* in the state; there is (step|.*/)"):
             store.promote(checkpoint, {"model": Part(path)}, meta=MODEL)
 
 
 def test_a_part_where_none_can_stand_is_refused_by_its_path(store: Store, checkpoint: Snapshot) -> None:
     for tree in ({"a": [Part("model")]}, {"a": {3: Part("model")}}, {"a": {"$b": Part("model")}}):
-        with pytest.raises(UnsupportedState, match="^a/.*Part"):
+        with pytest.raises(UnsupportedState, match=r"^a/.*Part"):
             store.promote(checkpoint, tree, meta=MODEL)
     deep: Any = Part("model")
     for _ in range(64):
@@ -180,10 +179,10 @@ def test_a_promotion_writes_of_new_arrays_only_those(store: Store, checkpoint: S
 
 def test_a_promotion_takes_the_tensors_of_any_number_of_shards(store: Store, counted: Counted) -> None:
     """A checkpoint that takes of more shards than a save would: nothing is written again to have fewer."""
-    grown = store.save({"0": np.zeros(100)}, meta=MODEL)
+    grown = store.save({"layer0": np.zeros(100)}, meta=MODEL)
     for number in range(1, 40):
         grown = store.promote(
-            grown, {**{name: Part(name) for name in grown.structure}, str(number): np.full(100, number)}
+            grown, {**{name: Part(name) for name in grown.structure}, f"layer{number}": np.full(100, number)}
         )
     counted.written.clear()
     model = store.promote(grown, Part(), meta=MODEL)
@@ -397,12 +396,12 @@ def test_no_pair_of_pauses_lets_a_promotion_lose_what_its_run_drops() -> None:
         for before in range(26):
             for during in (*range(1, 16), 1000):
                 order = [first] * before + [second] * during + [first] * 1000
-                outcomes.add(_promote_while_dropped(order, f"promote-race-{first}-{before}-{during}"))
+                outcomes.add(_promote_while_dropped(order))
     assert outcomes >= {True, False}
 
 
-def _promote_while_dropped(order: list[str], name: str) -> bool:
-    backend = MemoryBackend(f"{name}-{threading.get_ident()}")
+def _promote_while_dropped(order: list[str]) -> bool:
+    backend = MemoryBackend(secrets.token_hex(8))
     store = Store.open(backend)
     trained(store, range(1, 5))
     source = store.resolve("run:cnn@3")

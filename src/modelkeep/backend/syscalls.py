@@ -250,7 +250,7 @@ def _link(temporary: Path, path: Path) -> bool:
         os.link(temporary, path, follow_symlinks=False)
     except FileExistsError:
         # Over a network the answer may be lost: the call that is repeated then finds the name that it has made itself.
-        if not _is_one_file(temporary, path):
+        if not _is_its_name(path, temporary):
             raise
     except OSError as error:
         if error.errno not in _NO_LINKS:
@@ -259,10 +259,12 @@ def _link(temporary: Path, path: Path) -> bool:
     return True
 
 
-def _is_one_file(one: Path, other: Path) -> bool:
+def _is_its_name(path: Path, temporary: Path) -> bool:
+    """Whether a name that is taken is one of our own file; an OSError where that cannot be known."""
+    ours = os.lstat(temporary)
     try:
-        return os.path.samestat(os.lstat(one), os.lstat(other))
-    except OSError:
+        return os.path.samestat(ours, os.lstat(path))
+    except FileNotFoundError:  # whoever had it has let go of it since
         return False
 
 

@@ -79,7 +79,7 @@ def load_into(model: Any, tree: dict[str, Any], *, parts: Sequence[str] = PARTS)
     wanted = {path: keras_arrays.spec(variable) for path, variable in variables.items()}
     for path, array in check(wanted, found, _FIT).items():
         keras_arrays.write(variables[path], array)
-    _refresh(model)
+    settle(model)
 
 
 def variables_of(model: Any) -> dict[str, dict[Path, Any] | None]:
@@ -118,8 +118,8 @@ def _optimizer(model: Any) -> Any:
     return getattr(model, "optimizer", None)
 
 
-def _refresh(model: Any) -> None:
+def settle(model: Any) -> None:
+    """Let layers draw their conclusions from weights that were just loaded (Normalization computes with copies)."""
     for layer in flat_layers(model):
         if isinstance(layer, keras.layers.Normalization):
-            # It computes with constants that it derived from its variables.
             layer.finalize_state()

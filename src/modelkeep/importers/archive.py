@@ -30,7 +30,7 @@ _DEFLATE_RATIO = 1032
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file in the archive; ``packed`` bytes begin at ``start`` and become ``size`` bytes with the checksum ``crc``."""
+    """One file in the archive: ``packed`` bytes from ``start`` on become ``size`` bytes with the checksum ``crc``."""
 
     name: str
     method: int
@@ -109,8 +109,8 @@ def _read_entry(source: Source, data: bytes, offset: int) -> tuple[Member, int]:
     where = source.name
     if offset + _ENTRY.size > len(data):
         raise Damaged(f"{where}: the zip directory is cut off", where)
-    magic, _, _, flags, method, _, _, crc, packed, size, length, more, remark, disk, _, mode, header = _ENTRY.unpack_from(
-        data, offset
+    magic, _, _, flags, method, _, _, crc, packed, size, length, more, remark, disk, _, mode, header = (
+        _ENTRY.unpack_from(data, offset)
     )
     offset += _ENTRY.size
     end = offset + length + more + remark
@@ -153,7 +153,7 @@ def _data_start(source: Source, header: int, wanted: tuple[bytes, int, int, int,
     name, flags, method, crc, packed, size = wanted
     local = read_bytes(source, header, _LOCAL.size)
     magic, _, here, kind, _, _, check, small, large, length, more = _LOCAL.unpack(local)
-    start = header + _LOCAL.size + length + more
+    start: int = header + _LOCAL.size + length + more
     same = magic == SIGNATURE and here == flags and kind == method
     same = same and length == len(name) and read_bytes(source, header + _LOCAL.size, length) == name
     if same and not flags & 8:  # with the flag, the three stand behind the data

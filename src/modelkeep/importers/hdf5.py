@@ -26,7 +26,17 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _TEXTS = ("model_config", "training_config", "keras_version", "backend")
 _MODEL, _OPTIMIZER = "model_weights/", "optimizer_weights/"
 # what h5py raises for files that are damaged: it is not documented, and depends on where the damage is
-_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError, MemoryError, OverflowError)
+_ERRORS = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    MemoryError,
+    OverflowError,
+)
 
 
 def read_file(source: Source, budget: Budget) -> Weights:
@@ -50,7 +60,9 @@ def read_file(source: Source, budget: Budget) -> Weights:
     catalogue = Catalogue(source.name, budget)
     prefix = _MODEL if any(path.startswith(_MODEL) for path in found) and legacy else ""
     order = {f"{prefix}{layer}/{name}": index for index, (layer, name) in enumerate(layers)}
-    for path, item in sorted(found.items(), key=lambda pair: order.get(pair[0], len(order))) if legacy else found.items():
+    for path, item in (
+        sorted(found.items(), key=lambda pair: order.get(pair[0], len(order))) if legacy else found.items()
+    ):
         name = _short_name(path, prefix) if legacy else path
         catalogue.add(name, item.dtype, item.shape, partial(_read, source, path, item))
     if legacy:

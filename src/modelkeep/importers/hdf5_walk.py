@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from modelkeep.budget import Budget
-from modelkeep.errors import Damaged, LimitExceeded, UnknownFormat, UnsupportedState, Unsafe
+from modelkeep.errors import Damaged, LimitExceeded, UnknownFormat, Unsafe, UnsupportedState
 from modelkeep.importers.source import Source
 from modelkeep.snapshot.dtypes import logical_name
 
@@ -19,7 +19,7 @@ _RAW = {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A dataset. ``offset``: where its values lie in one run, None where they are in chunks; ``swapped``: big-endian."""
+    """A dataset. ``offset``: where its values lie in one run, None where in chunks; ``swapped``: big-endian."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -78,7 +78,9 @@ class _Walk:
 
         where = f"{self._source.name}: {path!r:.200}"
         if group.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
-            raise Unsafe(f"{where} holds the link {raw!r:.200} to another place; it was not followed, copy what it names")
+            raise Unsafe(
+                f"{where} holds the link {raw!r:.200} to another place; it was not followed, copy what it names"
+            )
         try:
             name = raw.decode()
         except UnicodeDecodeError:
@@ -108,7 +110,9 @@ class _Walk:
         if layout == h5py.h5d.CONTIGUOUS and nbytes:
             offset = dataset.get_offset()
             if offset is None or offset + nbytes > self._source.size or dataset.get_storage_size() < nbytes:
-                raise Damaged(f"{where} declares {nbytes:,} bytes of {shape!s:.100}, which the file does not hold", where)
+                raise Damaged(
+                    f"{where} declares {nbytes:,} bytes of {shape!s:.100}, which the file does not hold", where
+                )
         elif layout == h5py.h5d.CHUNKED and nbytes:
             self._check_chunks(dataset, plan, (nbytes, shape), where)
         return Found(dtype, shape, offset, swapped)
@@ -120,7 +124,9 @@ class _Walk:
         if any(code not in (_GZIP, _SHUFFLE, _FLETCHER, _LZF) for code in filters):
             raise UnknownFormat(f"{where} is packed by filters {filters!s:.100} that are not known here; repack it")
         stored = dataset.get_storage_size()
-        ratio = 1 if not {_GZIP, _LZF} & {*filters} else _DEFLATE_RATIO ** sum(code in (_GZIP, _LZF) for code in filters)
+        ratio = (
+            1 if not {_GZIP, _LZF} & {*filters} else _DEFLATE_RATIO ** sum(code in (_GZIP, _LZF) for code in filters)
+        )
         if stored > self._source.size or nbytes > ratio * stored:
             raise Damaged(f"{where} declares {nbytes:,} bytes, more than its {stored:,} can become", where)
         chunk = plan.get_chunk()

@@ -1,4 +1,4 @@
-"""Weights over several files, which an index names: safetensors and torch of Hugging Face, ``.weights.json`` of Keras."""
+"""Weights over several files that an index names: safetensors and torch of Hugging Face, ``.weights.json`` of Keras."""
 
 from collections.abc import Callable
 

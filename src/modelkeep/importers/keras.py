@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from modelkeep.budget import Budget
 from modelkeep.errors import UnknownFormat
-from modelkeep.importers import archive, folder as folders, hdf5
+from modelkeep.importers import archive, hdf5
+from modelkeep.importers import folder as folders
 from modelkeep.importers.archive import Member
 from modelkeep.importers.source import Source
 from modelkeep.importers.weights import Weights

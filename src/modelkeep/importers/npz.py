@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.budget import Budget
-from modelkeep.errors import Damaged, UnknownFormat, UnsupportedState, Unsafe
+from modelkeep.errors import Damaged, UnknownFormat, Unsafe, UnsupportedState
 from modelkeep.importers import archive
 from modelkeep.importers.archive import Member
 from modelkeep.importers.source import Source, read_bytes
@@ -120,14 +120,14 @@ def _add(catalogue: Catalogue, name: str, header: Header, member: Member, read: 
 def _read_plain(source: Source, header: Header) -> NDArray[Any]:
     flat = np.empty(math.prod(header.shape), header.dtype)
     if flat.nbytes:
-        source.read_into(header.start, memoryview(flat.view(np.uint8)))
+        source.read_into(header.start, flat.view(np.uint8).data)
     return _shaped(flat, header)
 
 
 def _read_member(source: Source, member: Member, header: Header) -> NDArray[Any]:
     """The values, unpacked straight into their array; the checksum is compared on the way."""
     flat = np.empty(math.prod(header.shape), header.dtype)
-    room, offset = memoryview(flat.view(np.uint8)) if flat.nbytes else memoryview(bytearray()), -header.start
+    room, offset = flat.view(np.uint8).data if flat.nbytes else memoryview(bytearray()), -header.start
     for block in archive.read_member(source, member):
         first = max(-offset, 0)
         if first < len(block):

@@ -14,9 +14,9 @@ from modelkeep.budget import Budget
 from modelkeep.errors import Damaged, ModelkeepError, UnknownFormat, Unsafe
 from modelkeep.importers import protobuf
 from modelkeep.importers.folder import check_member, open_member
-from modelkeep.importers.protobuf import BYTES, FIXED32, FIXED64, VARINT
+from modelkeep.importers.protobuf import BYTES, VARINT
 from modelkeep.importers.source import Source, read_bytes
-from modelkeep.importers.weights import Catalogue, Weights, array_bytes, read_raw
+from modelkeep.importers.weights import Catalogue, Weights, array_bytes
 from modelkeep.snapshot.dtypes import numpy_dtype
 from modelkeep.values import Json
 
@@ -84,10 +84,10 @@ def read_file(source: Source, folder: str, budget: Budget) -> Weights:
     return catalogue.weights(FORMAT, metadata)
 
 
-def _read_graph(source: Source, place: tuple[int, int], catalogue: Catalogue, around: tuple[str, dict[str, Source]]) -> None:
-    fields = 0
-    for number, wire, start, stop in protobuf.fields(source, *place):
-        fields += 1
+def _read_graph(
+    source: Source, place: tuple[int, int], catalogue: Catalogue, around: tuple[str, dict[str, Source]]
+) -> None:
+    for fields, (number, wire, start, stop) in enumerate(protobuf.fields(source, *place), 1):
         catalogue.budget.check("entries", fields, source.name)
         if (number, wire) == (5, BYTES):
             _add(catalogue, source, _parse_tensor(source, (start, stop), catalogue.budget), around)
@@ -128,7 +128,9 @@ def _add(catalogue: Catalogue, source: Source, tensor: _Tensor, around: tuple[st
         catalogue.add_raw(tensor.name, dtype, shape, _external(tensor, nbytes, where, around))
     elif tensor.raw is not None:
         if tensor.raw[1] - tensor.raw[0] != nbytes:
-            raise Damaged(f"{where} has {tensor.raw[1] - tensor.raw[0]:,} bytes, and {shape!s:.100} takes {nbytes:,}", where)
+            raise Damaged(
+                f"{where} has {tensor.raw[1] - tensor.raw[0]:,} bytes, and {shape!s:.100} takes {nbytes:,}", where
+            )
         catalogue.add_raw(tensor.name, dtype, shape, (source, tensor.raw[0]))
     else:
         stored = sum(stop - start if wire == BYTES else 1 for _, wire, start, stop in tensor.listed)
@@ -141,8 +143,13 @@ def _external(tensor: _Tensor, nbytes: int, where: str, around: tuple[str, dict[
     """Where the values of a tensor lie in a file of the same folder."""
     folder, files = around
     name = check_member(tensor.external.get("location", ""), where)
-    offset, length = (tensor.external.get(fact, default) for fact, default in (("offset", "0"), ("length", str(nbytes))))
-    if not all(text.isascii() and text.isdigit() and len(text) < 20 for text in (offset, length)) or int(length) != nbytes:
+    offset, length = (
+        tensor.external.get(fact, default) for fact, default in (("offset", "0"), ("length", str(nbytes)))
+    )
+    if (
+        not all(text.isascii() and text.isdigit() and len(text) < 20 for text in (offset, length))
+        or int(length) != nbytes
+    ):
         raise Damaged(f"{where} lies at {offset!r:.40} for {length!r:.40} bytes, and it takes {nbytes:,}", where)
     if name not in files:
         if not folder:
@@ -166,10 +173,8 @@ def _read_listed(source: Source, tensor: _Tensor, dtype: str, where: str) -> NDA
             parts.append(np.array(_varints(source, (wire, start, stop), stop - start + 1), np.uint64))
     flat = np.concatenate(parts) if parts else np.empty(0, "<u8")
     wanted = numpy_dtype(dtype)
-    if number in _FIXED:
-        flat = flat.view(wanted)
-    else:  # the low bits of each number are the value
-        flat = flat.astype(f"<u{wanted.itemsize}").view(wanted)
+    # of numbers of no fixed size the low bits are the value
+    flat = flat.view(wanted) if number in _FIXED else flat.astype(f"<u{wanted.itemsize}").view(wanted)
     try:
         return flat.reshape(tensor.shape)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Orbax checkpoints, through the tensorstore that Orbax brings along: where to look is written here, not in the folder."""
+"""Orbax checkpoints, through the tensorstore that Orbax brings along: where to look stands here, not in the folder."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def _leaf(leaf: Json, folder: str) -> tuple[list[str], str]:
         assert isinstance(value, dict)
         keys = [step["key"] for step in steps]  # type: ignore[index,call-overload] # what fails is caught
         assert all(isinstance(key, str) for key in keys)
-        return keys, str(value.get("value_type"))
+        return [str(key) for key in keys], str(value.get("value_type"))
     except (AssertionError, KeyError, TypeError):
         raise Damaged(f"{folder}: its {_TREE} has a leaf without keys and kind", folder) from None
 
@@ -106,4 +106,6 @@ def _refuse_links(folder: str, budget: Budget) -> None:
             count += 1
             budget.check("entries", count, folder)
             if os.path.islink(os.path.join(place, name)):
-                raise Unsafe(f"{place}/{name}: a link in a checkpoint is not followed; copy the file itself there (cp -L)")
+                raise Unsafe(
+                    f"{place}/{name}: a link in a checkpoint is not followed; copy the file itself there (cp -L)"
+                )

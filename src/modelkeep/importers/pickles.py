@@ -21,8 +21,27 @@ _INT_BITS = 64
 _MAX_NAME = 200
 
 _PUSHED = frozenset(
-    "BININT BININT1 BININT2 INT LONG LONG1 LONG4 FLOAT BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 UNICODE "
-    "BINBYTES SHORT_BINBYTES BINBYTES8 STRING BINSTRING SHORT_BINSTRING".split()
+    [
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "INT",
+        "LONG",
+        "LONG1",
+        "LONG4",
+        "FLOAT",
+        "BINFLOAT",
+        "BINUNICODE",
+        "SHORT_BINUNICODE",
+        "BINUNICODE8",
+        "UNICODE",
+        "BINBYTES",
+        "SHORT_BINBYTES",
+        "BINBYTES8",
+        "STRING",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+    ]
 )
 _VALUES: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _SINGLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -43,7 +62,7 @@ _MARK = _Mark()
 
 
 class Machine:
-    """Runs one pickle. ``call(name, arguments)`` makes the value of an allowed call, ``refer(id)`` that of a storage."""
+    """Runs one pickle. ``call(name, arguments)`` makes the value of an allowed call, ``refer(id)`` of a storage."""
 
     def __init__(
         self,
@@ -141,7 +160,13 @@ class Machine:
             self._stack.append(tuple(group) if name == "TUPLE" else group)
 
     def _fill(self, name: str) -> None:
-        group = [self._pop()] if name == "APPEND" else [self._pop(), self._pop()][::-1] if name == "SETITEM" else self._group()
+        group = (
+            [self._pop()]
+            if name == "APPEND"
+            else [self._pop(), self._pop()][::-1]
+            if name == "SETITEM"
+            else self._group()
+        )
         into = self._peek()
         if name.startswith("SET"):
             self._set(into, group)

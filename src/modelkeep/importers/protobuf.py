@@ -78,4 +78,6 @@ def signed(value: int) -> int:
 
 
 def _broken(where: str, offset: int) -> Damaged:
-    return Damaged(f"{where}: at byte {offset:,} there is no field of a protocol buffer; the file was cut or changed", where)
+    return Damaged(
+        f"{where}: at byte {offset:,} there is no field of a protocol buffer; the file was cut or changed", where
+    )

@@ -52,15 +52,15 @@ def read_zip(source: Source, members: dict[str, Member], budget: Budget) -> Weig
         LimitExceeded: more than the budget allows.
     """
     root = root_of(members)
-    for name in members:
+    for name, member in members.items():
         if name.startswith(tuple(root + code for code in _CODE)):
             raise Unsafe(
                 f"{source.name}: this is TorchScript, a program; save its weights alone where you trust it: "
                 "torch.save(torch.jit.load(path).state_dict(), other)"
             )
-        if members[name].method != archive.STORED:
+        if member.method != archive.STORED:
             raise UnknownFormat(f"{source.name}: {name!r:.200} is compressed; torch.save stores, so save it again")
-    storages = _Storages(source, members, root, budget)
+    storages = _Storages(source, members, root)
     machine = pickles.Machine(source.name, budget, partial(call, source.name), storages.refer, ALLOWED)
     pickle = members[f"{root}data.pkl"]
     budget.check("text", pickle.size, f"{source.name}: {pickle.name}")
@@ -73,7 +73,7 @@ def read_zip(source: Source, members: dict[str, Member], budget: Budget) -> Weig
 class _Storages:
     """The storages of a zip file, each a member that is read where it lies."""
 
-    def __init__(self, source: Source, members: dict[str, Member], root: str, budget: Budget) -> None:
+    def __init__(self, source: Source, members: dict[str, Member], root: str) -> None:
         self._source, self._members, self._root = source, members, root
         # torch can be told to leave the checksums out: all of them are 0 then
         self.checked = any(member.crc for member in members.values())
@@ -106,7 +106,7 @@ class _Storages:
                 pass
             self._seen.add(member.name)
         array = read_view(self._source, member.start, tensor)
-        if not known and whole and zlib.crc32(array.reshape(-1).view(np.uint8)) != member.crc:
+        if not known and whole and zlib.crc32(array.reshape(-1).view(np.uint8).data) != member.crc:
             raise Damaged(f"{self._source.name}: the checksum of {member.name} does not match", self._source.name)
         return array.byteswap() if self._swapped else array
 
@@ -190,7 +190,7 @@ def read_view(source: Source, start: int, tensor: Stored) -> NDArray[Any]:
     if flat.nbytes:
         if start + past > source.size:
             raise Damaged(f"{source.name}: the storage {tensor.storage.key!r:.80} is cut off", source.name)
-        source.read_into(start + first, memoryview(flat.view(np.uint8)))
+        source.read_into(start + first, flat.view(np.uint8).data)
     if is_dense(tensor):
         array = flat.reshape(tensor.shape)
     else:

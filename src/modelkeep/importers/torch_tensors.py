@@ -21,10 +21,29 @@ STORAGES = {
 }
 """The global of a storage's class -> its dtype; an untyped one counts bytes."""
 
-_NAMES = (
-    "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64 bfloat16 complex32 complex64 "
-    "complex128 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu"
-).split()
+_NAMES = [
+    "bool",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+    "bfloat16",
+    "complex32",
+    "complex64",
+    "complex128",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+]
 DTYPES = {f"torch.{name}": name for name in _NAMES} | {
     "torch.float": "float32", "torch.double": "float64", "torch.half": "float16", "torch.long": "int64",
 }  # fmt: skip
@@ -111,7 +130,9 @@ def _tensor_v2(where: str, *arguments: Any) -> Stored:
 def _tensor_v3(where: str, *arguments: Any) -> Stored:
     kind = arguments[6]
     if not isinstance(kind, Global) or kind.name not in DTYPES:
-        raise UnknownFormat(f"{where}: a tensor in it has the dtype {getattr(kind, 'name', kind)!r:.80}, not known here")
+        raise UnknownFormat(
+            f"{where}: a tensor in it has the dtype {getattr(kind, 'name', kind)!r:.80}, not known here"
+        )
     metadata = arguments[7] if len(arguments) > 7 else None
     return _tensor(where, *arguments[:6], dtype=DTYPES[kind.name], metadata=metadata)
 
@@ -179,8 +200,16 @@ _CALLS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("builtins.complex", "__builtin__.complex"), _complex),
 }
 ALLOWED = frozenset(
-    [*_CALLS, *STORAGES, *DTYPES, *_CONTAINERS, *(f"torch._utils.{name}" for name in _UNREADABLE)]
-    + ["torch.per_tensor_affine", "torch.per_channel_affine", "torch.per_channel_affine_float_qparams"]
+    [
+        *_CALLS,
+        *STORAGES,
+        *DTYPES,
+        *_CONTAINERS,
+        *(f"torch._utils.{name}" for name in _UNREADABLE),
+        "torch.per_tensor_affine",
+        "torch.per_channel_affine",
+        "torch.per_channel_affine_float_qparams",
+    ]
 )
 """The globals that a pickle of weights may name."""
 

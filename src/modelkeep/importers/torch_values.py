@@ -53,7 +53,9 @@ class Flattener:
         self._budget.check("entries", self._visits, self._where)
         if isinstance(value, Stored):
             first, past = reach(value)
-            self._catalogue.add(name or "tensor", value.dtype, value.shape, partial(self._read, value), span=past - first)
+            self._catalogue.add(
+                name or "tensor", value.dtype, value.shape, partial(self._read, value), span=past - first
+            )
             self._places.setdefault(value, []).append(name)
             return _NOTHING
         if isinstance(value, dict):

@@ -133,5 +133,5 @@ def read_raw(source: Source, offset: int, dtype: str, shape: tuple[int, ...]) ->
         raise Damaged(f"{source.name}: an array of {nbytes:,} bytes at {offset:,} lies past its end", source.name)
     array = np.empty(shape, numpy_dtype(dtype))
     if nbytes:
-        source.read_into(offset, memoryview(array.reshape(-1).view(np.uint8)))
+        source.read_into(offset, array.reshape(-1).view(np.uint8).data)
     return array

@@ -3,6 +3,7 @@
 A name is looked up in tables that are made from what is imported already. Nothing here imports by a name.
 """
 
+import builtins
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -168,7 +169,7 @@ def allow(custom_objects: Mapping[str, Any] | None) -> Allowed:
 
 @cache
 def builtin_classes() -> Mapping[tuple[str, str], Any]:
-    """Every class of Keras that may be built, by (module, name): under its public name and under where it is defined."""
+    """Every class of Keras that may be built, by (module, name): its public name and where it is defined."""
     found: dict[tuple[str, str], Any] = {}
     for public, symbol in api_export.REGISTERED_NAMES_TO_OBJS.items():
         module, _, name = public.rpartition(".")
@@ -196,16 +197,23 @@ def unknown(what: str, name: str, module: str | None, registered: str | None) ->
     """The error for a name that is neither of Keras' modelling classes nor the caller's."""
     spelled = f"{module}.{name}" if module else name
     root = (module or "").partition(".")[0]
-    if module == "builtins" or root in sys.stdlib_module_names or _is_keras(module) and _is_exported(spelled):
+    if _is_python(name, module, root) or (_is_keras(module) and _is_exported(spelled)):
         return Unsafe(
             f"the {what} {spelled!r:.200} is no part of a model; nothing was imported or called, and a file that names "
             "it should not be loaded"
         )
     given = registered if registered and ">" in registered else name
     return NotFound(
-        f"the {what} {spelled!r:.200} is not part of Keras {keras.__version__} and was not passed; nothing was imported. "
-        f"If you trust it, import it yourself and pass custom_objects={{{given!r:.120}: {name:.80}}}"
+        f"the {what} {spelled!r:.200} is not part of Keras {keras.__version__} and was not passed; nothing was "
+        f"imported. If you trust it, import it yourself and pass custom_objects={{{given!r:.120}: {name:.80}}}"
     )
+
+
+def _is_python(name: str, module: str | None, root: str) -> bool:
+    # Keras writes a function of anybody's program as if it were a builtin one
+    if module == "builtins":
+        return hasattr(builtins, name) or not name.isidentifier()
+    return root in sys.stdlib_module_names
 
 
 def _is_keras(module: str | None) -> bool:

@@ -56,7 +56,7 @@ def describe(model: Any, *, compiled: bool = True) -> dict[str, Json]:
                 f"model {model.name!r}: Keras gives no configuration of it: {error!s:.400}; give each class a "
                 "get_config, and name functions instead of lambdas"
             ) from None
-    kept = _taken_out(config, "compile_config")
+    kept = _taken_out(config, "compile_config") or None
     numbers: dict[int, int] = {}
     return {
         "format": FORMAT,
@@ -69,14 +69,13 @@ def describe(model: Any, *, compiled: bool = True) -> dict[str, Json]:
 
 
 def vocabularies(model: Any) -> Iterator[dict[str, Json]]:
-    """Yield what the lookup layers of a model have learned, each with its number among the layers and its name."""
+    """Yield what the lookup layers of a model have learned, each with its number among the layers."""
     for number, layer in enumerate(flat_layers(model)):
         if isinstance(layer, IndexLookup) and layer.input_vocabulary is None and layer.lookup_table.size() > 0:
             weights = layer.idf_weights_const.numpy() if layer.output_mode == "tf_idf" else None
             words = layer.get_vocabulary(include_special_tokens=True)
             yield {
                 "layer": number,
-                "name": layer.name,
                 "vocabulary": [_word(word, layer.name) for word in words],
                 # padding up to max_tokens is put on again when the vocabulary is set
                 "idf_weights": None if weights is None else [float(value) for value in weights[: len(words)]],
@@ -105,7 +104,7 @@ def _spelled_the_same(value: dict[Any, Any]) -> dict[Any, Any]:
     module, name = value.get("module"), str(value.get("class_name"))
     if not isinstance(module, str):
         return value
-    if "DTypePolicy" in name and module.startswith("keras"):
+    if module == "keras.quantizers" or ("DTypePolicy" in name and module.startswith("keras")):
         # a value, not a thing: whether two layers hold the same one depends on how they were made
         return {key: item for key, item in value.items() if key != "shared_object_id"}
     if module.startswith("keras.src.backend.") and ".optimizers." in module:
@@ -114,7 +113,7 @@ def _spelled_the_same(value: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _plain(value: Any, where: str, numbers: dict[int, int]) -> Json:
-    """JSON of what Keras takes for it: tuples are lists, numpy's scalars numbers; shared objects are numbered from 1."""
+    """JSON of what Keras takes for it: tuples are lists, numpy's scalars numbers, shared objects numbered from 1."""
     if isinstance(value, dict):
         code = value.get("class_name")
         if code in _NO_WAY_BACK:

@@ -36,8 +36,7 @@ def build(
         drawn: False leaves random initial values at zero, which is faster when weights are loaded next.
 
     Returns:
-        A ``keras.Model`` with its weights at their initial values, and its vocabularies set. After its weights are
-        loaded, call `settle`.
+        A ``keras.Model`` with its weights at their initial values, and its vocabularies set.
 
     Raises:
         Unsafe: the architecture would run code, or open a path or an address.
@@ -70,13 +69,6 @@ def build(
 
     scope = {**allowed.custom, **allowed.keys}
     return _guarded(make, scope, limits, drawn=drawn)
-
-
-def settle(model: Any) -> None:
-    """Let layers draw their conclusions from weights that were just loaded (Normalization computes with copies)."""
-    for layer in flat_layers(model):
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()
 
 
 def _guarded(make: Callable[[], Any], scope: Mapping[str, Any], budget: Budget, *, drawn: bool) -> Any:
@@ -122,8 +114,8 @@ def _parts(architecture: Json) -> Mapping[str, Any]:
     return architecture
 
 
-def _vocabularies(listed: Json, budget: Budget) -> list[tuple[int, str, list[Any], list[float] | None]]:
-    """Check the vocabularies of an architecture: (number of the layer, its name, entries, weights)."""
+def _vocabularies(listed: Json, budget: Budget) -> list[tuple[int, list[Any], list[float] | None]]:
+    """Check the vocabularies of an architecture: (number of the layer, entries, weights)."""
     if listed is None:
         return []
     if not isinstance(listed, list):
@@ -132,23 +124,23 @@ def _vocabularies(listed: Json, budget: Budget) -> list[tuple[int, str, list[Any
     total = 0
     for index, item in enumerate(listed):
         where = f"architecture: vocabularies[{index}]"
-        if not isinstance(item, dict) or set(item) != {"layer", "name", "vocabulary", "idf_weights"}:
-            raise Damaged(f"{where}: layer, name, vocabulary and idf_weights are wanted")
-        number, name, entries, weights = item["layer"], item["name"], item["vocabulary"], item["idf_weights"]
-        if type(number) is not int or not isinstance(name, str):
-            raise Damaged(f"{where}: the layer is given by its number and its name")
+        if not isinstance(item, dict) or set(item) != {"layer", "vocabulary", "idf_weights"}:
+            raise Damaged(f"{where}: layer, vocabulary and idf_weights are wanted")
+        number, entries, weights = item["layer"], item["vocabulary"], item["idf_weights"]
+        if type(number) is not int:
+            raise Damaged(f"{where}: the layer is given by its number")
         total += check_entries(entries, budget, where, numbers=False)
         if weights is not None:
             total += check_entries(weights, budget, where, numbers=True)
         budget.check("vocabulary", total, where)
-        found.append((number, name, entries, weights))
+        found.append((number, entries, weights))
     return found  # type: ignore[return-value]  # check_entries has looked at each entry
 
 
-def _set_vocabularies(model: Any, vocabularies: list[tuple[int, str, list[Any], list[float] | None]]) -> None:
+def _set_vocabularies(model: Any, vocabularies: list[tuple[int, list[Any], list[float] | None]]) -> None:
     layers = list(flat_layers(model)) if vocabularies else []
-    for number, name, entries, weights in vocabularies:
+    for number, entries, weights in vocabularies:
         layer = layers[number] if 0 <= number < len(layers) else None
-        if not is_lookup(type(layer)):
-            raise Damaged(f"architecture: there is no lookup layer number {number} ({name!r:.80}) for a vocabulary")
+        if layer is None or not is_lookup(type(layer)):
+            raise Damaged(f"architecture: there is no lookup layer number {number} for a vocabulary")
         layer.set_vocabulary(entries, idf_weights=weights)

@@ -14,9 +14,10 @@ from keras.src.saving import saving_lib
 
 from modelkeep.budget import Budget
 from modelkeep.errors import ModelkeepError, StateMismatch, UnknownFormat, UsageError
+from modelkeep.frameworks import keras as keras_door
 from modelkeep.frameworks import keras_arrays
 from modelkeep.importers import Tensor, Weights, open_weights
-from modelkeep.model.build import build, settle
+from modelkeep.model.build import build
 from modelkeep.snapshot.canonical import parse_json
 from modelkeep.values import Json
 
@@ -50,7 +51,7 @@ def load_file(
         _put_by_layer(path, model, weights)
     else:
         _put_by_path(path, model, dict(weights.tensors if compiled else weights.model()))
-    settle(model)
+    keras_door.settle(model)
     return model
 
 
@@ -84,7 +85,7 @@ def _compilation(training: Json) -> Json:
     """What a legacy file says of ``compile``, as Keras 3 has it."""
     if not isinstance(training, dict):
         return training
-    kept = {
+    kept: dict[str, Json] = {
         name: training[name] for name in ("loss", "metrics", "weighted_metrics", "loss_weights") if name in training
     }
     return {"optimizer": training.get("optimizer_config"), **kept}
@@ -118,7 +119,7 @@ class _Entry(Mapping[str, Any]):
         return len(self._names)
 
 
-class _Store(saving_lib.NpzIOStore):  # type: ignore[misc]  # the loader takes no store of another class
+class _Store(saving_lib.NpzIOStore):  # the loader takes no store of another class
     """The weights of a file in the form in which Keras' own loader asks for them."""
 
     def __init__(self, taken: _Taken) -> None:
@@ -199,6 +200,6 @@ def _all_taken(path: str | os.PathLike[str], taken: _Taken) -> None:
     if left:
         more = f" and {len(left) - 8} more" if len(left) > 8 else ""
         raise StateMismatch(
-            f"{os.fspath(path)}: {', '.join(left[:8])}{more} found no variable of the model; Keras would have left them "
-            "out without a word"
+            f"{os.fspath(path)}: {', '.join(left[:8])}{more} found no variable of the model; Keras would have left "
+            "them out without a word"
         )

@@ -6,7 +6,7 @@ from typing import Any
 from modelkeep.errors import Damaged, LimitExceeded
 
 STEPS = 2_000_000
-"""The most visits of layers while Keras connects a graph; it goes through all layers again for each level it can add."""
+"""The most visits of layers while Keras connects a graph: it goes through all layers for each level it can add."""
 
 
 def check_graph(config: Mapping[str, Any], where: str) -> None:

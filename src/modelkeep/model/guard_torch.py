@@ -1,10 +1,9 @@
-"""torch only: where Keras cannot find a shape symbolically there, it computes with real arrays of the declared shapes."""
+"""torch only: where Keras cannot find a shape symbolically, it computes with real arrays of the declared shapes."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelkeep.model.guard import Ledger

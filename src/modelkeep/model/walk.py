@@ -1,4 +1,4 @@
-"""Everything in an architecture is checked here, before anything is built: a pass over JSON that calls nothing of Keras.
+"""Everything in an architecture is checked here, before anything is built: a pass over JSON that calls no Keras.
 
 What comes out is not the file's own text but a copy in which every class and function is spelled so that Keras finds
 the one that was looked up here, and no other.
@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
+
+import keras
 
 from modelkeep.budget import Budget
 from modelkeep.errors import Damaged, ModelkeepError, NotFound, Unsafe
@@ -51,21 +53,32 @@ class Walk:
         """
         if not isinstance(config, dict) or "class_name" not in config:
             raise Damaged(f"{self.title}: a model's configuration is an object with a class_name, not {_kind(config)}")
+        self._check_depth(config)
         return self._object(config, (None, "model"), "", 1)
 
     def compilation(self, config: Json) -> dict[str, Any]:
         """Return the checked configuration of a model's optimizer, loss and metrics. Raises as `model` does."""
         if not isinstance(config, dict):
             raise Damaged(f"{self.title}: a compilation is an object, not {_kind(config)}")
+        self._check_depth(config)
         found = self.value(config, (None, "compile"), "", 1)
         assert isinstance(found, dict)
         return found
+
+    def _check_depth(self, config: Json) -> None:
+        """Before anything is shown in a message: to print what is nested deeply enough is too deep for Python."""
+        level: list[Json] = [config]
+        for _ in range(self.budget.depth + 1):
+            level = [part for one in level for part in _parts(one)]
+            if not level:
+                return
+        self.budget.check("depth", self.budget.depth + 1, self.title)
 
     def value(self, value: Any, where: Where, key: str, depth: int) -> Any:
         """Return the checked copy of any value; ``key`` is the field in which it stands."""
         kind = type(value)
         if kind in _SCALARS:
-            self._scalar(value, where, key)
+            self._scalar(value, where)
             return value
         if depth > self.budget.depth:
             self.budget.check("depth", depth, self.place(where))
@@ -102,7 +115,7 @@ class Walk:
         """Raise ``error`` with the place in front of its text."""
         raise type(error)(f"{self.place(where)}: {error}") from None
 
-    def _scalar(self, value: Any, where: Where, key: str) -> None:
+    def _scalar(self, value: Any, where: Where) -> None:
         self.scalars += 1
         if type(value) is str:
             if len(value) > _TEXT:
@@ -123,7 +136,7 @@ class Walk:
         if kinds <= _NUMBERS:  # long lists of numbers, such as a constant's values, take no step for each
             finite = all(map(math.isfinite, value)) if kinds == {float} else None
             if kinds <= {int, type(None)} and "shape" in key:
-                check_shape(value, self.budget, self.place((where, key) if where is None else where))
+                check_shape(value, self.budget, self.place(where))
             if finite or (kinds == {int} and max(value) < 1 << 64 and min(value) > -(1 << 64)):
                 return list(value)
         return [self.value(item, (where, index), key, depth + 1) for index, item in enumerate(value)]
@@ -142,6 +155,7 @@ class Walk:
         try:
             if name == "function":
                 return self._function(value, module, registered)
+            where = (where, f"<{label:.60}>") if (label := _label(value)) else where
             named = self.allowed.named_class(name, module, registered, key)
         except ModelkeepError as error:
             self.refuse(where, error)
@@ -160,17 +174,16 @@ class Walk:
         config = value["config"]
         if config is None:
             config = {}
-        label = value.get("name") or (config.get("name") if isinstance(config, dict) else None)
-        if isinstance(label, str):
-            where = (where, f"<{label:.60}>")
         if not isinstance(config, dict):
             raise Damaged(f"{self.place((where, 'config'))}: an object is wanted, not {_kind(config)}")
         if named.name == "Lambda":
             self._check_lambda(config, where)
         inside = (where, "config")
         if not named.custom:
+            is_layer = issubclass(named.found, keras.Operation)
             for key, item in config.items():
-                check_field(key, item, self.place((inside, key)))
+                if key != "name" or is_layer:  # a metric may be called "val/accuracy"
+                    check_field(key, item, self.place((inside, key)))
         taken = vocabulary.check(self, named, config, inside)
         rest = {key: item for key, item in config.items() if key not in taken}
         made = self.fields(rest, inside, depth) | {key: config[key] for key in taken}
@@ -222,8 +235,8 @@ class Walk:
         for number, layer in enumerate(layers):
             if not isinstance(layer, dict) or not {"class_name", "name", "inbound_nodes", "config"} <= set(layer):
                 raise Damaged(
-                    f"{self.place((((where, 'config'), 'layers'), number))}: a layer has a class_name, a config, a name "
-                    "and inbound_nodes"
+                    f"{self.place((((where, 'config'), 'layers'), number))}: a layer has a class_name, a config, a "
+                    "name and inbound_nodes"
                 )
         for key in ("input_layers", "output_layers"):
             if not isinstance(config.get(key), list | dict):
@@ -264,3 +277,16 @@ class Walk:
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "a yes or no"}
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _label(value: Mapping[str, Any]) -> str:
+    """What a person calls an object, if its configuration tells."""
+    config = value["config"]
+    name = value.get("name") or (config.get("name") if isinstance(config, dict) else None)
+    return name if isinstance(name, str) else ""
+
+
+def _parts(value: Json) -> list[Json]:
+    """The containers within a value."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [part for part in inside if isinstance(part, dict | list | tuple)]

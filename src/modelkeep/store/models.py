@@ -293,9 +293,10 @@ class ModelRecord:
                 raise NotFound("a number that no version has")
             self.backend.size(self._versions.key(number))
         except NotFound:
+            newest = self._versions.newest()
             raise NotFound(
-                f"there is no version {number} of model {self.name} in {self.backend.url}; the newest is "
-                f"{self._versions.newest() or 'none yet'}"
+                f"there is no version {number} of model {self.name} in {self.backend.url}; "
+                f"{f'the newest is {newest}' if newest else 'nothing was published yet'}"
             ) from None
         except Damaged:  # it is no file any more, and it was one once
             return
