@@ -13,11 +13,10 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from modelkeep import Rows, transfer
 from modelkeep.errors import NotFound, StateMismatch, UsageError
 from modelkeep.frameworks import keras as door
 from modelkeep.importers import open_weights
-from modelkeep.model.resizing import Rows
-from modelkeep.model.transfer import transfer
 from modelkeep.state import flatten
 
 HERE = Path(__file__).parent

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import torch
 
+from modelkeep import transfer
 from modelkeep.errors import StateMismatch
-from modelkeep.model.transfer import transfer
 
 layers = keras.layers
 

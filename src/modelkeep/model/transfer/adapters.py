@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from modelkeep.model.flattening import from_torch, image_before
+from modelkeep.model.transfer.flattening import from_torch, image_before
 
 Array = NDArray[Any]
 Change = Callable[..., Array]

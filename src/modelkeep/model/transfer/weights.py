@@ -14,87 +14,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.errors import UsageError
+from modelkeep.frameworks import keras as keras_door
 from modelkeep.frameworks import keras_arrays
 from modelkeep.frameworks.mismatch import Spec
-from modelkeep.model.build import settle
-from modelkeep.model.choosing import Choice, Patterns, Texts, sizes_of
-from modelkeep.model.matching import Matches, Source, Target, match
-from modelkeep.model.report import Entry, TransferReport
-from modelkeep.model.resizing import Resize, resized
-from modelkeep.model.sources import Piece, Rename, dropped, pieces
-from modelkeep.model.targets import targets_of
+from modelkeep.model.lineage import remember
+from modelkeep.model.transfer.choosing import Choice, Patterns, Texts, sizes_of
+from modelkeep.model.transfer.matching import Matches, Source, Target, match
+from modelkeep.model.transfer.opening import Opened
+from modelkeep.model.transfer.report import Entry, TransferReport
+from modelkeep.model.transfer.resizing import Resize, resized
+from modelkeep.model.transfer.sources import Piece, Rename, dropped, pieces
+from modelkeep.model.transfer.targets import targets_of
 
 Array = NDArray[Any]
 
 
-def transfer(
-    model: Any,
-    source: Mapping[str, Any],
-    *,
-    rename: Rename | None = None,
-    only: Texts | None = None,
-    skip: Texts = (),
-    freeze: bool | Texts = False,
-    adapt: bool | Mapping[str, Resize] = True,
-    partial: bool = False,
-) -> TransferReport:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a caller asks of a transfer; `modelkeep.transfer` says what each means."""
+
+    rename: Rename | None = None
+    only: Texts | None = None
+    skip: Texts = ()
+    freeze: bool | Texts = False
+    adapt: bool | Mapping[str, Resize] = True
+    partial: bool = False
+
+
+def transfer(model: Any, source: Opened, plan: Plan) -> TransferReport:
     """Load weights into a built Keras model, by name, else by the only way in which their shapes fit.
 
-    Names that Keras has numbered by itself count only where both sides have the same ones, and the report says
-    "by number". Seed generators are left alone. A layer of Keras of which one weight does not fit keeps all of its own.
-    Compile the model afterwards: an optimizer's moments are about the weights that were there before, and what is
-    frozen counts from the next ``compile`` on.
-
-    Args:
-        model: a built model; its weights are called as `modelkeep.frameworks.keras_names.model_variables` says.
-        source: arrays by name (``dense/kernel``, ``dense.weight``), or lazy tensors with dtype, shape and ``read()``.
-        rename: prefixes of the source's names to those of the model, ``{"bert": "", "fc": "head"}``, or a function of
-            the name that returns the new one, or None to leave it out. Of several recurrent layers in one torch module,
-            the first is ``lstm/l0``.
-        only: patterns of weights or layers of the model: no others are expected.
-        skip: patterns of those that are left as they are, such as ``head/**``.
-        freeze: True, or patterns: layers all of whose weights were loaded do not train any more.
-        adapt: True: torch's layouts become those of Keras, and floating point numbers take the model's precision.
-            False: nothing is changed. A mapping of patterns to ``"resize"``, ``"grid"``, ``"rows"`` or
-            `modelkeep.model.resizing.Rows` also changes the size of those weights.
-        partial: do not raise where something expected was not loaded; the report has it.
+    Layers that have taken a weight remember where it comes from (`modelkeep.model.lineage`).
 
     Raises:
         StateMismatch: a weight that was neither skipped nor loaded; the model is as it was.
         NotFound: a pattern that matches nothing in the model.
         UsageError: a model that is not built, or a source, rename or adapt that cannot be used.
-
-    >>> layers = [keras.layers.Dense(4, name="fc"), keras.layers.Dense(2, name="head")]
-    >>> model = keras.Sequential([keras.Input((3,)), *layers])
-    >>> torch_names = {"fc.weight": np.ones((4, 3), "f4"), "fc.bias": np.zeros(4, "f4")}
-    >>> print(transfer(model, torch_names, skip="head", freeze=True))
-    1 loaded, 1 adapted, 2 skipped, 1 layer frozen
-             model        wanted          source     found
-    loaded   fc/bias      float32 [4]     fc.bias    float32 [4]
-    adapted  fc/kernel    float32 [3, 4]  fc.weight  float32 [4, 3]  transposed
-    skipped  head/kernel  float32 [4, 2]
-    skipped  head/bias    float32 [2]
-    frozen   fc
     """
     if not isinstance(model, keras.layers.Layer) or not model.built:
         raise UsageError("transfer needs a Keras model that is built; call it once, or give it an Input")
-    choice = Choice(Patterns("only", only), Patterns("skip", skip), adapt is not False, dict(sizes_of(adapt)))
+    sizes = dict(sizes_of(plan.adapt))
+    choice = Choice(Patterns("only", plan.only), Patterns("skip", plan.skip), plan.adapt is not False, sizes)
     targets, layers = targets_of(model, choice)
-    taken = pieces(source, rename)
+    taken = pieces(source.tensors, plan.rename)
     matches = match(targets, layers, taken)
     work = _Work(choice)
     for target in targets:
         work.look_at(target, matches)
     work.keep_layers_whole(targets)
-    to_freeze = _to_freeze(freeze, targets, layers, work)
-    report = work.report(_unused(taken, dropped(source, taken), matches), to_freeze)
-    if not partial:
+    to_freeze = _to_freeze(plan.freeze, targets, layers, work)
+    report = work.report(_unused(taken, dropped(source.tensors, taken), matches), to_freeze)
+    if not plan.partial:
         report.raise_for_missing()
     for variable, array in work.writes.values():
         keras_arrays.write(variable, array)
     for path in to_freeze:
         layers[path].trainable = False
-    settle(model)
+    keras_door.settle(model)
+    if source.origin:
+        remember({target.owner for target in targets if target.path in work.writes}, source.origin)
     return report
 
 

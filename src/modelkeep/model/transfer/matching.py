@@ -15,8 +15,8 @@ from keras.src.utils.naming import to_snake_case
 from numpy.typing import NDArray
 
 from modelkeep.frameworks.mismatch import Spec
-from modelkeep.model.adapters import Change, remark, rules
-from modelkeep.model.sources import Piece
+from modelkeep.model.transfer.adapters import Change, remark, rules
+from modelkeep.model.transfer.sources import Piece
 
 Array = NDArray[Any]
 

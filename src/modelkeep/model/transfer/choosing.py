@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from modelkeep.errors import NotFound, UsageError
-from modelkeep.model.resizing import Resize
+from modelkeep.model.transfer.resizing import Resize
 from modelkeep.state.paths import Pattern
 
 Texts = str | Sequence[str]

@@ -6,8 +6,8 @@ from modelkeep.frameworks import keras as keras_door
 from modelkeep.frameworks import keras_arrays
 from modelkeep.frameworks.keras_names import flat_layers
 from modelkeep.frameworks.mismatch import show
-from modelkeep.model.choosing import Choice
-from modelkeep.model.matching import Target
+from modelkeep.model.transfer.choosing import Choice
+from modelkeep.model.transfer.matching import Target
 
 
 def targets_of(model: Any, choice: Choice) -> tuple[list[Target], dict[str, Any]]:
