@@ -424,8 +424,9 @@ class Keep:
             Conflict: the alias is not where it was expected.
             NotFound, InvalidName: there is no such version; or the alias would be taken for one.
 
-        >>> keep = open("memory://docs-publish")
-        >>> keep.alias("digits", "champion", 1, reason="the first").version
+        >>> import keras
+        >>> keep, model = open("memory://docs-alias"), keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> keep.alias("digits", "champion", keep.publish("digits", model).number, reason="the first").version
         1
         """
         return self.model(name).alias(alias, version, expect=expect, reason=reason)

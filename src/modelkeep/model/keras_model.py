@@ -11,6 +11,7 @@ from modelkeep.budget import Budget
 from modelkeep.errors import UsageError
 from modelkeep.frameworks import keras as keras_door
 from modelkeep.frameworks import keras_arrays
+from modelkeep.frameworks.keras_names import flat_layers
 from modelkeep.model.architecture import describe
 from modelkeep.model.build import build
 from modelkeep.model.contents import answered, architecture_part, examples_part, mapped
@@ -52,8 +53,8 @@ def described(model: Any) -> dict[str, Any]:
     ``architecture`` and ``signature``, but for a model that cannot be described, or does not tell what it takes: it is
     trained all the same. And ``lineage``, where weights were transferred.
     """
-    origins = transferred(model)
-    lineage = {"lineage": origins} if origins else {}
+    found = origins(model)
+    lineage = {"lineage": found} if found else {}
     try:
         signature = signature_of(model)
         architecture = architecture_part(describe(model))
@@ -62,6 +63,11 @@ def described(model: Any) -> dict[str, Any]:
     if signature is None:
         return lineage
     return {"architecture": architecture, "signature": signature.to_json(), **lineage}
+
+
+def origins(model: Any) -> list[dict[str, Json]]:
+    """What the weights of the model were transferred from."""
+    return transferred(flat_layers(model))
 
 
 def signature_of(model: Any) -> Signature | None:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from modelkeep.frameworks.keras_names import flat_layers
 from modelkeep.store import Parent
 from modelkeep.values import Json, SnapshotId
 
@@ -22,10 +21,10 @@ def remember(layers: Iterable[Any], origin: Mapping[str, Json]) -> None:
             known.append(origin)
 
 
-def transferred(model: Any) -> list[dict[str, Json]]:
-    """What a Keras model has its weights from: each origin once, with the number of layers that took from it."""
+def transferred(layers: Iterable[Any]) -> list[dict[str, Json]]:
+    """What layers have their weights from: each origin once, with the number of layers that took from it."""
     counts: list[dict[str, Json]] = []
-    for layer in flat_layers(model):
+    for layer in layers:
         for origin in _ORIGINS.get(layer, []):
             known = next((one for one in counts if {**one, "layers": None} == {**origin, "layers": None}), None)
             if known is None:
