@@ -458,36 +458,14 @@ def test_common_rows_of_a_vocabulary_are_kept_and_new_ones_left_as_initialised()
 # --------------------------------------------------------------------------------------------------------- two examples
 
 
-def test_example_digits_0_to_4_are_a_start_for_5_to_9():
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16).astype("f4").reshape(-1, 8, 8, 1)
-
-    def network() -> keras.Model:
-        inside = [layers.Conv2D(8, 3, activation="relu", name="edges"), layers.Flatten()]
-        inside += [layers.Dense(32, "relu", name="shapes"), layers.Dense(5, "softmax", name="head")]
-        return sequential((8, 8, 1), *inside)
-
-    def trained(model: keras.Model, low: int, epochs: int) -> tuple[float, float]:
-        chosen = (labels >= low) & (labels < low + 5)
-        x, y = images[chosen], labels[chosen] - low
-        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        started = time.perf_counter()
-        model.fit(x[100:], y[100:], epochs=epochs, batch_size=32, verbose=0)
-        return model.evaluate(x[:100], y[:100], verbose=0)[1], time.perf_counter() - started
-
-    keras.utils.set_random_seed(0)
-    start, scratch, tuned = network(), network(), network()
-    trained(start, 0, 4)
-    report = transfer(tuned, held(start), skip=["head/**"], freeze="edges")
-    assert names(report.loaded) == ["edges/kernel", "edges/bias", "shapes/kernel", "shapes/bias"]
-    assert (names(report.skipped), report.frozen) == (["head/kernel", "head/bias"], ("edges",))
-    rows = {"from scratch": trained(scratch, 5, 2), "transferred": trained(tuned, 5, 2)}
-    kept = {name: held(tuned)[name].tobytes() == held(start)[name].tobytes() for name in held(start)}
-    assert kept["edges/kernel"]  # frozen: still that of the start
-    assert not kept["shapes/kernel"]  # with it frozen too, the new head learns far more slowly
-    print(report)
-    for name, (accuracy, seconds) in rows.items():
-        print(f"{name:<14}{accuracy:8.3f}{seconds:8.2f} s")
+def test_the_example_of_the_docs_learns_more_from_few_images_than_a_start_from_nothing(tmp_path):
+    line = [sys.executable, str(HERE.parents[1] / "docs" / "transfer_digits.py"), "1"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "the last one grew from low-digits" in done.stdout
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("2 ")]
+    accuracy = {row[-3]: float(row[-2]) for row in rows}
+    assert accuracy["transferred"] > accuracy["scratch"] + 0.2
 
 
 def test_example_a_torch_network_goes_on_in_keras_with_equal_outputs():
