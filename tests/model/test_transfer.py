@@ -4,14 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
 from modelkeep import Rows, transfer
 from modelkeep.errors import NotFound, StateMismatch, UsageError
