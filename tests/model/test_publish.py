@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def tensor_bytes(keep: Keep) -> int:
 def ran(backend: str, *words: object) -> list[dict[str, str]]:
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     line = [sys.executable, HERE / "publish_models.py", *map(str, words)]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=550, check=False)
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=3000, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(text) for text in done.stdout.splitlines() if text.startswith("{")]
 
@@ -80,6 +81,18 @@ def test_what_one_backend_has_published_another_one_loads(
         assert "wanted float" in wrong.pop("float64")
     assert not wrong
     assert len(found) >= 27
+
+
+@pytest.mark.parametrize("graphs", [10, pytest.param(1000, marks=pytest.mark.torture)])
+@pytest.mark.parametrize(("writer", "reader"), [("jax", "torch"), ("torch", "tensorflow"), ("tensorflow", "jax")])
+def test_any_graph_comes_back_bit_for_bit_and_goes_to_another_backend(
+    tmp_path: Path, tried: Callable[..., None], writer: str, reader: str, graphs: int
+) -> None:
+    place = tmp_path / "keep"
+    published, loaded = ran(writer, "publish", place, 0, graphs), ran(reader, "load", place, writer, 0, graphs)
+    tried(len(loaded), f"graphs drawn at random, {writer} to {reader}", "published, loaded, compared")
+    assert len(published) == len(loaded) == graphs
+    assert not [f"{one['case']}: {one['wrong']}" for one in [*published, *loaded] if one["wrong"]]
 
 
 def test_versions_count_up_and_share_the_bytes_that_did_not_change(keep: Keep) -> None:
