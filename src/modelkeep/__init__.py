@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from modelkeep import errors as errors
     from modelkeep.budget import Budget as Budget
     from modelkeep.keep import Keep as Keep
+    from modelkeep.keep import export as export
     from modelkeep.keep import load_model as load_model
     from modelkeep.keep import open as open  # noqa: A004  see there
     from modelkeep.keep import transfer as transfer
@@ -58,6 +59,7 @@ _HOMES = {
     "Version": "modelkeep.store",
     "best": "modelkeep.training.policy",
     "every": "modelkeep.training.policy",
+    "export": "modelkeep.keep",
     "load_model": "modelkeep.keep",
     "open": "modelkeep.keep",
     "retain": "modelkeep.training.policy",
@@ -86,6 +88,7 @@ __all__ = [
     "best",
     "errors",
     "every",
+    "export",
     "load_model",
     "open",
     "retain",

@@ -4,6 +4,7 @@ import html
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from modelkeep.backend import open_backend
@@ -93,6 +94,23 @@ def load_model(
     return opened.load_model(
         parsed, custom_objects=custom_objects, compiled=compiled, into=into, check=check, budget=budget
     )
+
+
+def export(
+    ref: str | Ref | Version | Snapshot,
+    to: str,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    keep: "str | os.PathLike[str] | Keep | None" = None,
+    overwrite: bool = False,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model of a keep in a format of others, and prove it; `Keep.export` says how.
+
+    ``KEEP#REF`` names another keep than ``keep``.
+    """
+    opened, parsed = _located(ref, keep)
+    return opened.export(parsed, to, out, overwrite=overwrite, custom_objects=custom_objects)
 
 
 def transfer(
@@ -397,6 +415,55 @@ class Keep:
             NotExact: ``check`` found other answers.
         """
         return load_version(self._store, self.snapshot(ref), Wish(custom_objects, compiled, into, check, budget))
+
+    def export(
+        self,
+        ref: str | Ref | Version | Snapshot,
+        to: str,
+        out: str | os.PathLike[str] | None = None,
+        *,
+        overwrite: bool = False,
+        custom_objects: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write a model in a format of others, and prove it: what was written is read back and compared bit for bit.
+
+        It stands under its name when it is whole, compared and durable; else nothing does.
+
+        Args:
+            ref: a version or a checkpoint, as for `load_model`.
+            to: ``"keras"``, ``"weights-h5"``, ``"safetensors"``, ``"huggingface"`` (a folder), ``"torch"`` (a state
+                dict) or ``"npz"``. ``"keras"`` is also asked the examples, if there are any.
+            out: the path; by default the name of the model with the format's suffix, in the current folder.
+            overwrite: take the place of what is there.
+            custom_objects: classes beyond Keras' own, for the two formats of Keras.
+
+        Returns: the path.
+
+        Raises:
+            NotFound: there is no such model or folder; or a class that it uses was not passed.
+            UsageError: no such format; or not one for this model, such as ``"keras"`` for a torch module.
+            UnsupportedState: a dtype that the format has not.
+            AlreadyExists: something is there, and ``overwrite`` is False.
+            NotExact: the format's own library reads something else.
+            StorageError: it could not be written, as on a full disk.
+
+        >>> import keras, tempfile
+        >>> keep, model = open("memory://docs-export"), keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> version = keep.publish("digits", model)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     keep.export(version, "safetensors", f"{folder}/digits.safetensors").name
+        'digits.safetensors'
+        """
+        from modelkeep.exporters import Source, check_format, export
+
+        suffix = check_format(to).suffix
+        parsed = Ref.parse(ref) if isinstance(ref, str) else ref
+        snapshot = self.snapshot(parsed)
+        named = str(parsed) if isinstance(parsed, Ref) else parsed.ref if isinstance(parsed, Version) else snapshot.id
+        name = parsed.name if isinstance(parsed, Ref) else str(snapshot.meta.get("model") or snapshot.short)
+        path = Path(out) if out is not None else Path(f"{name}{suffix}")
+        source = Source(self._store, snapshot, named, custom_objects or {})
+        return export(source, to, path, overwrite=overwrite)
 
     def models(self) -> list[str]:
         """The names of the models that have a version, ascending."""

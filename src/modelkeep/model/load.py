@@ -40,7 +40,7 @@ def load_version(store: Store, snapshot: Snapshot, wish: Wish | None = None) -> 
             "framework's load_into puts it into a model of yours"
         )
     budget = wish.budget or Budget()
-    architecture = _architecture(store, snapshot, budget)
+    architecture = architecture_of(store, snapshot, budget)
     wanted = ["model/**", *(["optimizer/**"] if wish.compiled and there.get("optimizer") is not None else [])]
     tree = store.load(snapshot, select=wanted, limit_bytes=budget.nbytes)
     framework = architecture.get("framework", "keras")
@@ -50,7 +50,8 @@ def load_version(store: Store, snapshot: Snapshot, wish: Wish | None = None) -> 
     return model
 
 
-def _architecture(store: Store, snapshot: Snapshot, budget: Budget) -> dict[str, Json]:
+def architecture_of(store: Store, snapshot: Snapshot, budget: Budget) -> dict[str, Json]:
+    """The architecture that a snapshot holds, parsed and nothing more. Raises Damaged, LimitExceeded."""
     text = store.load(snapshot, select=["architecture"], limit_bytes=budget.text)["architecture"]
     if not isinstance(text, bytes):
         raise Damaged(f"snapshot {snapshot.short} has an architecture that is not the bytes of a JSON document")
