@@ -14,6 +14,7 @@ from modelkeep.model.load import Wish, load_version
 from modelkeep.model.publish import Card, Request, publish
 from modelkeep.snapshot import Snapshot
 from modelkeep.store import GRACE_SECONDS, Checkpoint, GcReport, ModelRecord, Move, Store, VerifyReport, Version
+from modelkeep.store.resolve import snapshot_and_version
 from modelkeep.store.retention import valid_runs
 from modelkeep.training import environment
 from modelkeep.training.place import default_place
@@ -454,13 +455,15 @@ class Keep:
         ...     keep.export(version, "safetensors", f"{folder}/digits.safetensors").name
         'digits.safetensors'
         """
-        from modelkeep.exporters import Source, check_format, export
+        from modelkeep.exporters.export import export
+        from modelkeep.exporters.formats import check_format
+        from modelkeep.exporters.source import Source
 
         suffix = check_format(to).suffix
         parsed = Ref.parse(ref) if isinstance(ref, str) else ref
-        snapshot = self.snapshot(parsed)
-        named = str(parsed) if isinstance(parsed, Ref) else parsed.ref if isinstance(parsed, Version) else snapshot.id
-        name = parsed.name if isinstance(parsed, Ref) else str(snapshot.meta.get("model") or snapshot.short)
+        snapshot, version = snapshot_and_version(self._store, parsed)
+        named = version.ref if version is not None else str(parsed) if isinstance(parsed, Ref) else snapshot.id
+        name = version.model if version is not None else parsed.name if isinstance(parsed, Ref) else snapshot.short
         path = Path(out) if out is not None else Path(f"{name}{suffix}")
         source = Source(self._store, snapshot, named, custom_objects or {})
         return export(source, to, path, overwrite=overwrite)

@@ -8,7 +8,7 @@ import typer
 from modelkeep.cli.exits import exit_codes
 from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, complete_names, open_keep
 from modelkeep.cli.output import print_json
-from modelkeep.exporters import FORMATS
+from modelkeep.exporters.formats import FORMATS
 
 HELP = "Write a model in another format, read it back, compare it bit for bit, and only then give it its name."
 EPILOG = exit_codes(3, 4, 5, 6, 7, 8, 9, 10)

@@ -3,35 +3,15 @@
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
-from modelkeep.errors import AlreadyExists, ModelkeepError, NotFound, StorageError, UsageError
+from modelkeep.errors import AlreadyExists, ModelkeepError, NotExact, NotFound, StorageError
+from modelkeep.exporters.formats import check_format
 from modelkeep.exporters.source import Source
-
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """A format: its module, and what its files end with ("" for a folder)."""
-
-    module: str
-    suffix: str
-    about: str
-
-
-FORMATS: Mapping[str, Format] = {
-    "keras": Format("keras", ".keras", "the whole Keras model, for keras.models.load_model"),
-    "weights-h5": Format("keras_weights", ".weights.h5", "the weights of a Keras model, for load_weights"),
-    "safetensors": Format("safetensors", ".safetensors", "the weights by name"),
-    "huggingface": Format("huggingface", "", "a folder: safetensors (with an index if large), config.json, the card"),
-    "torch": Format("torch", ".pt", "the weights as a state dict, for torch.load(weights_only=True)"),
-    "npz": Format("npz", ".npz", "the weights by name, for numpy.load"),
-}
-"""By the name that a person gives."""
 
 
 def export(source: Source, to: str, out: Path, *, overwrite: bool = False) -> Path:
@@ -52,7 +32,7 @@ def export(source: Source, to: str, out: Path, *, overwrite: bool = False) -> Pa
     temporary = out.with_name(f".{secrets.token_hex(4)}.{out.name.removesuffix(found.suffix)}{found.suffix}")
     try:
         module.write(source, temporary)
-        module.check(source, temporary)
+        _check(module, source, temporary)
         _settle(temporary, out, overwrite)
     except ModelkeepError:
         raise
@@ -63,13 +43,13 @@ def export(source: Source, to: str, out: Path, *, overwrite: bool = False) -> Pa
     return out
 
 
-def check_format(name: str) -> Format:
-    """The format of that name. Raises UsageError with those that there are."""
-    if name not in FORMATS:
-        near = get_close_matches(name, FORMATS, 1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"there is no format {name!r:.60} to export to, but {', '.join(FORMATS)}{meant}")
-    return FORMATS[name]
+def _check(module: ModuleType, source: Source, path: Path) -> None:
+    try:
+        module.check(source, path)
+    except (ModelkeepError, OSError):
+        raise
+    except Exception as error:  # of whichever library it is that cannot read it
+        raise NotExact(f"{source.ref}: what was written cannot be read back: {error!s:.600}") from error
 
 
 def _settle(temporary: Path, out: Path, overwrite: bool) -> None:

@@ -13,7 +13,7 @@ from modelkeep.importers import open_weights
 from modelkeep.snapshot import Snapshot
 from modelkeep.state.tree import flatten
 from modelkeep.store import Store, Version
-from modelkeep.store.resolve import find_version
+from modelkeep.store.resolve import snapshot_and_version
 from modelkeep.values import Json, Ref
 
 
@@ -46,12 +46,7 @@ def open_kept(store: Store, source: Ref | Snapshot | Version) -> Opened:
         UsageError: it holds no weights of a model.
         Damaged: bytes are not those that were written.
     """
-    if isinstance(source, Ref):
-        snapshot = store.resolve(source)
-        version = find_version(store, source) if source.rev and snapshot.meta.get("kind") == "model" else None
-    else:
-        version = source if isinstance(source, Version) else None
-        snapshot = store.snapshot(source.snapshot_id) if isinstance(source, Version) else source
+    snapshot, version = snapshot_and_version(store, source)
     if not isinstance(snapshot.structure, dict) or snapshot.structure.get("model") is None:
         raise UsageError(
             f"snapshot {snapshot.short} holds no model but a state; pass its arrays by name: keep.load_state(...)"
