@@ -68,7 +68,7 @@ class Source:
         """The Keras model; see `build`."""
         return self.build()
 
-    def build(self) -> Any:
+    def build(self, *, compiled: bool = True) -> Any:
         """Build the Keras model, compiled as it was kept.
 
         Raises:
@@ -79,7 +79,7 @@ class Source:
                 f"{self.ref} is a {self.framework} model, and only Keras models have this format; export it to "
                 "safetensors, huggingface, torch or npz"
             )
-        wish = Wish(self.custom_objects, compiled=self.architecture.get("compile") is not None)
+        wish = Wish(self.custom_objects, compiled=compiled and self.architecture.get("compile") is not None)
         return load_version(self.store, self.snapshot, wish)
 
 
