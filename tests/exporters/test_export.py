@@ -88,8 +88,9 @@ def test_each_format_is_read_by_its_own_library(keep: Keep, tmp_path: Path) -> N
         assert json.loads(file.metadata()["signature"])["inputs"]["name"] == "image"
     loaded = keras.models.load_model(keep.export("digits", "keras", tmp_path / "out.keras"))
     assert not differences(door.state_of(model)["optimizer"], door.state_of(loaded)["optimizer"])
-    fresh = keras.models.clone_model(model)  # not compiled: Keras warns where a file has no state of the optimizer
-    fresh.load_weights(keep.export("digits", "weights-h5", tmp_path / "out.weights.h5"))
+    fresh, path = digits(), keep.export("digits", "weights-h5", tmp_path / "out.weights.h5")
+    with pytest.warns(UserWarning, match="the saved optimizer has 0 variables"):
+        fresh.load_weights(path)
     assert np.array_equal(fresh.get_layer("hidden").kernel.numpy(), kernel)
     assert left(tmp_path) == sorted(["out.keras", "out.weights.h5", *(path.name for path in paths.values())])
 
