@@ -56,7 +56,7 @@ demo: setup
 	@$(VENV)/bin/modelkeep demo
 
 test: setup tools
-	$(PY) -m pytest -n 2 -m "not torture" $(PYTEST_ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal -m "not torture" $(PYTEST_ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -74,7 +74,7 @@ bench: setup
 	$(PY) -m bench.run $(BENCH_ARGS)
 
 torture: setup tools
-	$(PY) -m pytest -n 2 -m torture $(PYTEST_ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal -m torture $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import ml_dtypes
 import numpy as np
 
+import modelkeep as mk
 from modelkeep.backend import LocalBackend
 from modelkeep.snapshot.dtypes import logical_name
 from modelkeep.snapshot.pieces import cut
@@ -87,3 +89,22 @@ def test_the_script_prints_what_a_snapshot_holds(tmp_path):
 def test_the_script_has_about_thirty_lines():
     lines = [line for line in SCRIPT.read_text().splitlines() if line.strip()]
     assert len(lines) <= 36
+
+
+def test_a_version_is_found_and_predicts_without_modelkeep_or_a_framework(tmp_path):
+    keep = mk.open(tmp_path / "keep")
+    inside = [keras.layers.Dense(8, "relu", name="hidden"), keras.layers.Dense(10, "softmax", name="digit")]
+    model = keras.Sequential([keras.Input((5,), name="image"), *inside])
+    for _ in range(2):
+        keep.publish("digits", model, example=np.random.default_rng(0).random((4, 5), "f4"))
+    keep.alias("digits", "champion", 1)
+    keep.alias("digits", "champion", 2)
+    names = ["modelkeep", "keras", "tensorflow", "torch", "jax"]
+    barred = f"import sys, runpy\nfor name in {names}: sys.modules[name] = None\n"
+    program = f"{barred}sys.argv = sys.argv[1:]\nsys.path.insert(0, {str(SCRIPT.parent)!r})\n"
+    for ref in ("digits@champion", "digits@1", "digits"):
+        line = [sys.executable, "-c", f"{program}runpy.run_path(sys.argv[0], run_name='__main__')"]
+        line += [str(SCRIPT.parent / "predict.py"), str(tmp_path / "keep"), ref]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "largest difference" in done.stdout

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from modelkeep import errors as errors
     from modelkeep.budget import Budget as Budget
     from modelkeep.keep import Keep as Keep
+    from modelkeep.keep import export as export
     from modelkeep.keep import load_model as load_model
     from modelkeep.keep import open as open  # noqa: A004  see there
+    from modelkeep.keep import transfer as transfer
     from modelkeep.model.contents import Example as Example
     from modelkeep.model.publish import Card as Card
+    from modelkeep.model.transfer.report import TransferReport as TransferReport
+    from modelkeep.model.transfer.resizing import Rows as Rows
     from modelkeep.snapshot import Snapshot as Snapshot
     from modelkeep.store import Checkpoint as Checkpoint
     from modelkeep.store import MetricRow as MetricRow
@@ -47,15 +51,19 @@ _HOMES = {
     "MetricRow": "modelkeep.store",
     "Ref": "modelkeep.values",
     "Retain": "modelkeep.training.policy",
+    "Rows": "modelkeep.model.transfer.resizing",
     "Run": "modelkeep.training.run",
     "RunSummary": "modelkeep.training.summary",
     "Snapshot": "modelkeep.snapshot",
+    "TransferReport": "modelkeep.model.transfer.report",
     "Version": "modelkeep.store",
     "best": "modelkeep.training.policy",
     "every": "modelkeep.training.policy",
+    "export": "modelkeep.keep",
     "load_model": "modelkeep.keep",
     "open": "modelkeep.keep",
     "retain": "modelkeep.training.policy",
+    "transfer": "modelkeep.keep",
 }
 _MODULES = {"errors": "modelkeep.errors", "keras": "modelkeep.training.keras"}
 
@@ -71,16 +79,20 @@ __all__ = [
     "MetricRow",
     "Ref",
     "Retain",
+    "Rows",
     "Run",
     "RunSummary",
     "Snapshot",
+    "TransferReport",
     "Version",
     "best",
     "errors",
     "every",
+    "export",
     "load_model",
     "open",
     "retain",
+    "transfer",
 ]
 
 

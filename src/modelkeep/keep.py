@@ -4,7 +4,8 @@ import html
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeGuard
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from modelkeep.backend import open_backend
 from modelkeep.budget import Budget
@@ -13,6 +14,7 @@ from modelkeep.model.load import Wish, load_version
 from modelkeep.model.publish import Card, Request, publish
 from modelkeep.snapshot import Snapshot
 from modelkeep.store import GRACE_SECONDS, Checkpoint, GcReport, ModelRecord, Move, Store, VerifyReport, Version
+from modelkeep.store.resolve import snapshot_and_version
 from modelkeep.store.retention import valid_runs
 from modelkeep.training import environment
 from modelkeep.training.place import default_place
@@ -21,9 +23,16 @@ from modelkeep.training.start import Request as RunRequest
 from modelkeep.training.summary import RunSummary, summarize
 from modelkeep.values import Json, Ref
 
+if TYPE_CHECKING:
+    from modelkeep.model.transfer.report import TransferReport
+    from modelkeep.model.transfer.resizing import Resize
+    from modelkeep.model.transfer.sources import Rename
+
 Tree = Any
 
-_FILES = (".keras", ".h5", ".hdf5")
+_FILES = (
+    ".keras", ".h5", ".hdf5", ".safetensors", ".npz", ".npy", ".pt", ".pth", ".bin", ".onnx", ".index", ".json",
+)  # fmt: skip
 """By which a text is told to name a file, and not a model of a keep."""
 
 
@@ -82,20 +91,119 @@ def load_model(
             )
         return load_file(ref, custom_objects=custom_objects, compiled=compiled, into=into, budget=budget)
     assert not isinstance(ref, os.PathLike)
-    parsed = Ref.parse(ref) if isinstance(ref, str) else ref
-    if isinstance(parsed, Ref) and parsed.keep is not None:
-        keep = parsed.keep
-    opened = keep if isinstance(keep, Keep) else open(keep, create=False)
+    opened, parsed = _located(ref, keep)
     return opened.load_model(
         parsed, custom_objects=custom_objects, compiled=compiled, into=into, check=check, budget=budget
     )
+
+
+def export(
+    ref: str | Ref | Version | Snapshot,
+    to: str,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    keep: "str | os.PathLike[str] | Keep | None" = None,
+    overwrite: bool = False,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model of a keep in a format of others, and prove it; `Keep.export` says how.
+
+    ``KEEP#REF`` names another keep than ``keep``.
+    """
+    opened, parsed = _located(ref, keep)
+    return opened.export(parsed, to, out, overwrite=overwrite, custom_objects=custom_objects)
+
+
+def transfer(
+    model: Any,
+    source: Any,
+    *,
+    keep: "str | os.PathLike[str] | Keep | None" = None,
+    rename: "Rename | None" = None,
+    only: str | Sequence[str] | None = None,
+    skip: str | Sequence[str] = (),
+    freeze: bool | str | Sequence[str] = False,
+    adapt: "bool | Mapping[str, Resize]" = True,
+    partial: bool = False,
+) -> "TransferReport":
+    """Load pre-trained weights into a built Keras model, by name, else by the only way in which their shapes fit.
+
+    Never by position: layers of one shape that were swapped or renamed, a shallower model and NaN are said, not loaded.
+    Names that Keras has numbered by itself count only where both sides have the same ones, and the report says
+    "by number". Seed generators are left alone. A layer of Keras of which one weight does not fit keeps all of its own.
+    Compile the model afterwards: an optimizer's moments are about the weights that were there before, and what is
+    frozen counts from the next ``compile`` on.
+
+    Where the weights come from goes into the lineage of what is published and of the checkpoints of its training; a
+    version of the same keep becomes a parent.
+
+    Args:
+        model: a built model; its weights are called by layer, as ``dense/kernel``.
+        source: a REF (``"digits@3"``, ``"run:cnn@best:val_loss"``), a foreign file or folder (``"bert/"``,
+            ``"weights.pt"``) in any format that can be imported, a Keras model or torch module, or arrays by name.
+        keep: where a REF is looked up: a keep, a path or a URL; by default the default keep.
+        rename: prefixes of the source's names to those of the model, ``{"bert": "", "fc": "head"}``, or a function of
+            the name that returns the new one, or None to leave it out. Of several recurrent layers in one torch module,
+            the first is ``lstm/l0``.
+        only: patterns of weights or layers of the model: no others are expected.
+        skip: patterns of those that are left as they are, such as ``"head"``.
+        freeze: True, or patterns: layers all of whose weights were loaded do not train any more.
+        adapt: True: torch's layouts become those of Keras, and floating point numbers take the model's precision.
+            False: nothing is changed. A mapping of patterns to ``"resize"``, ``"grid"``, ``"rows"`` or
+            `modelkeep.Rows` also changes the size of those weights.
+        partial: do not raise where something expected was not loaded; the report has it.
+
+    Returns: what became of each weight, as a value and, printed, as a table.
+
+    Raises:
+        StateMismatch: a weight that was neither skipped nor loaded; the model is as it was.
+        NotFound: there is no such source, or a pattern matches nothing in the model.
+        UsageError: a model that is not built, or a source, rename or adapt that cannot be used.
+        Unsafe, UnknownFormat, Damaged, LimitExceeded: of a file; nothing in it is run.
+
+    >>> import keras, numpy as np
+    >>> layers = [keras.layers.Dense(4, name="fc"), keras.layers.Dense(2, name="head")]
+    >>> model = keras.Sequential([keras.Input((3,)), *layers])
+    >>> torch_names = {"fc.weight": np.ones((4, 3), "f4"), "fc.bias": np.zeros(4, "f4")}
+    >>> print(transfer(model, torch_names, skip="head", freeze=True))
+    1 loaded, 1 adapted, 2 skipped, 1 layer frozen
+             model        wanted          source     found
+    loaded   fc/bias      float32 [4]     fc.bias    float32 [4]
+    adapted  fc/kernel    float32 [3, 4]  fc.weight  float32 [4, 3]  transposed
+    skipped  head/kernel  float32 [4, 2]
+    skipped  head/bias    float32 [2]
+    frozen   fc
+    """
+    from modelkeep.model.transfer import opening, weights
+
+    plan = weights.Plan(rename, only, skip, freeze, adapt, partial)
+    if _is_file(source):
+        opened = opening.open_file(source)
+    elif isinstance(source, str | Ref | Version | Snapshot):
+        place, parsed = _located(source, keep)
+        opened = opening.open_kept(place.store, parsed)
+    else:
+        opened = opening.open_object(source)
+    return weights.transfer(model, opened, plan)
+
+
+def _located(
+    ref: str | Ref | Version | Snapshot, keep: "str | os.PathLike[str] | Keep | None"
+) -> "tuple[Keep, Ref | Version | Snapshot]":
+    """The keep that a REF is looked up in: that which it names itself, else the one given, else the default."""
+    parsed = Ref.parse(ref) if isinstance(ref, str) else ref
+    if isinstance(parsed, Ref) and parsed.keep is not None:
+        keep = parsed.keep
+    return (keep if isinstance(keep, Keep) else open(keep, create=False)), parsed
 
 
 def _is_file(ref: object) -> TypeGuard["str | os.PathLike[str]"]:
     """Whether ``ref`` names a file: a path object, a text with a ``/``, or one that ends as such files do."""
     if isinstance(ref, os.PathLike):
         return True
-    return isinstance(ref, str) and "#" not in ref and ("/" in ref or ref.lower().endswith(_FILES))
+    if not isinstance(ref, str) or "#" in ref or ref.startswith(("run:", "model:", "snapshot:")):
+        return False
+    return "/" in ref or os.sep in ref or ref.lower().endswith(_FILES)
 
 
 def _checked_place(place: object) -> str:
@@ -309,6 +417,57 @@ class Keep:
         """
         return load_version(self._store, self.snapshot(ref), Wish(custom_objects, compiled, into, check, budget))
 
+    def export(
+        self,
+        ref: str | Ref | Version | Snapshot,
+        to: str,
+        out: str | os.PathLike[str] | None = None,
+        *,
+        overwrite: bool = False,
+        custom_objects: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write a model in a format of others, and prove it: what was written is read back and compared bit for bit.
+
+        It stands under its name when it is whole, compared and durable; else nothing does.
+
+        Args:
+            ref: a version or a checkpoint, as for `load_model`.
+            to: ``"keras"``, ``"weights-h5"``, ``"safetensors"``, ``"huggingface"`` (a folder), ``"torch"`` (a state
+                dict) or ``"npz"``. ``"keras"`` is also asked the examples, if there are any.
+            out: the path; by default the name of the model with the format's suffix, in the current folder.
+            overwrite: take the place of what is there.
+            custom_objects: classes beyond Keras' own, for the two formats of Keras.
+
+        Returns: the path.
+
+        Raises:
+            NotFound: there is no such model or folder; or a class that it uses was not passed.
+            UsageError: no such format; or not one for this model, such as ``"keras"`` for a torch module.
+            UnsupportedState: a dtype that the format has not.
+            AlreadyExists: something is there, and ``overwrite`` is False.
+            NotExact: the format's own library reads something else.
+            StorageError: it could not be written, as on a full disk.
+
+        >>> import keras, tempfile
+        >>> keep, model = open("memory://docs-export"), keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> version = keep.publish("digits", model)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     keep.export(version, "safetensors", f"{folder}/digits.safetensors").name
+        'digits.safetensors'
+        """
+        from modelkeep.exporters.export import export
+        from modelkeep.exporters.formats import check_format
+        from modelkeep.exporters.source import Source
+
+        suffix = check_format(to).suffix
+        parsed = Ref.parse(ref) if isinstance(ref, str) else ref
+        snapshot, version = snapshot_and_version(self._store, parsed)
+        named = version.ref if version is not None else str(parsed) if isinstance(parsed, Ref) else snapshot.id
+        name = version.model if version is not None else parsed.name if isinstance(parsed, Ref) else snapshot.short
+        path = Path(out) if out is not None else Path(f"{name}{suffix}")
+        source = Source(self._store, snapshot, named, custom_objects or {})
+        return export(source, to, path, overwrite=overwrite)
+
     def models(self) -> list[str]:
         """The names of the models that have a version, ascending."""
         return self._store.models()
@@ -335,8 +494,9 @@ class Keep:
             Conflict: the alias is not where it was expected.
             NotFound, InvalidName: there is no such version; or the alias would be taken for one.
 
-        >>> keep = open("memory://docs-publish")
-        >>> keep.alias("digits", "champion", 1, reason="the first").version
+        >>> import keras
+        >>> keep, model = open("memory://docs-alias"), keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> keep.alias("digits", "champion", keep.publish("digits", model).number, reason="the first").version
         1
         """
         return self.model(name).alias(alias, version, expect=expect, reason=reason)

@@ -659,7 +659,7 @@ def types() -> Iterator[Any]:
         )
         yield (
             f"a function that is {what}",
-            "Damaged" if what != "text" else "Unsafe",
+            "Damaged" if what != "text" else "NotFound",
             lambda value=value: after_input(dense(activation=function(value))),
         )
     for what, value in (("a text", "64"), ("yes", True), ("a fraction", 1.5), ("negative", -3), ("a list", [64])):

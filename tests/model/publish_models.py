@@ -1,15 +1,18 @@
 """A program: publish models under one backend, or load what another backend published, and say what is wrong.
 
-``publish_models.py publish KEEP`` and ``publish_models.py load KEEP BACKEND``, with KERAS_BACKEND set. It prints one
-line of JSON for each case: its name and what is wrong ("" where nothing is).
+``publish_models.py publish KEEP`` and ``publish_models.py load KEEP BACKEND``, with KERAS_BACKEND set; with FIRST PAST
+behind, graphs drawn at random for these seeds instead of the cases. It prints one line of JSON for each case: its name
+and what is wrong ("" where nothing is).
 """
 
 import json
 import sys
 import traceback
 
+import architecture_cases
 import keras
-from architecture_cases import CUSTOM, cases
+import random_graphs
+from architecture_cases import CUSTOM
 
 import modelkeep as mk
 from modelkeep.frameworks import keras as door
@@ -20,9 +23,9 @@ from modelkeep.state import differences
 HERE = keras.backend.backend()
 
 
-def publish(keep):
+def publish(keep, cases):
     """Publish each, load it in this very process, and compare weights, answers and what it says of itself."""
-    for name, made in cases().items():
+    for name, made in cases.items():
         report(name, lambda made=made, name=name: published(keep, f"{HERE}-{name}", *made()))
 
 
@@ -40,18 +43,20 @@ def published(keep, name, model, inputs):
     return "; ".join(wrong)
 
 
-def load(keep, writer):
+def load(keep, writer, cases):
     """Load what another backend has published: the weights are the same bits, the answers close."""
-    for name in cases():
+    for name in cases:
         if f"{writer}-{name}" in keep.models():
             report(name, lambda name=name: loaded(keep, f"{writer}-{name}@1"))
 
 
 def loaded(keep, ref):
     model = keep.load_model(ref, custom_objects=CUSTOM, check=True)
-    found, wanted = door.state_of(model)["model"], keep.load_state(ref, select="model")["model"]
+    kept = keep.load_state(ref, select=["model", "architecture"])
+    found, wanted = door.state_of(model)["model"], kept["model"]
     # how wide a whole number is (of a seed) is the backend's choice
-    return "; ".join(line for line in differences(wanted, found) if "int" not in line)
+    wrong = [line for line in differences(wanted, found) if "int" not in line]
+    return "; ".join(wrong + differences(json.loads(kept["architecture"])["model"], describe(model)["model"]))
 
 
 def report(name, act):
@@ -63,8 +68,10 @@ def report(name, act):
 
 
 if __name__ == "__main__":
-    opened = mk.open(sys.argv[2])
-    if sys.argv[1] == "publish":
-        publish(opened)
+    act, place, *rest = sys.argv[1:]
+    others, seeds = [one for one in rest if not one.isdigit()], [int(one) for one in rest if one.isdigit()]
+    wanted = random_graphs.cases(*seeds) if seeds else architecture_cases.cases()
+    if act == "publish":
+        publish(mk.open(place), wanted)
     else:
-        load(opened, sys.argv[3])
+        load(mk.open(place), *others, wanted)

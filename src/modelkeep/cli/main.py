@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from modelkeep.cli import alias, cat, demo, doctor, gc, history, imports, ls, publish, rm, scan, show, verify
+from modelkeep.cli import alias, cat, demo, doctor, export, gc, history, imports, ls, publish, rm, scan, show, verify
 from modelkeep.cli.exits import watched_output, with_exit_codes
 from modelkeep.cli.options import KeepOption
 
@@ -23,7 +23,7 @@ app = typer.Typer(
 
 for module, name in (
     (ls, "ls"), (show, "show"), (cat, "cat"), (history, "history"), (publish, "publish"), (imports, "import"),
-    (alias, "alias"), (rm, "rm"),
+    (export, "export"), (alias, "alias"), (rm, "rm"),
     (scan, "scan"), (verify, "verify"), (gc, "gc"), (doctor, "doctor"), (demo, "demo"),
 ):  # fmt: skip
     app.command(name, help=module.HELP, epilog=module.EPILOG)(with_exit_codes(module.command))

@@ -168,8 +168,13 @@ def _layers(snapshot: "Snapshot") -> list[tuple[str, str, str, str]]:
 def _origin(lineage: Any) -> str:
     if not isinstance(lineage, dict) or not lineage:
         return ""
-    run = f"run:{lineage['run']}@{lineage.get('step')}, " if lineage.get("run") else ""
-    return f"{run}snapshot {str(lineage.get('snapshot', ''))[:8]}"
+    from modelkeep.model.lineage import shown
+
+    origins = lineage.get("transferred")
+    parts = [f"run:{lineage['run']}@{lineage.get('step')}"] if lineage.get("run") else []
+    parts += [f"snapshot {str(lineage['snapshot'])[:8]}"] if lineage.get("snapshot") else []
+    parts += [f"weights of {shown(one)}" for one in origins] if isinstance(origins, list) else []
+    return ", ".join(parts)
 
 
 def _part(snapshot: "Snapshot", name: str) -> Any:

@@ -46,7 +46,7 @@ def parse_header(data: bytes, where: str) -> Header:
         UnknownFormat: records, or a version that is not known.
         Damaged: no such header.
 
-    >>> parse_header(b"\x93NUMPY\x01\x00\x36\x00{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}", "x").shape
+    >>> parse_header(b"\x93NUMPY\x01\x00\x37\x00{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}", "x").shape
     (3,)
     """
     version = data[6:8]

@@ -31,6 +31,8 @@ class Contents:
     framework: str
     """``"keras"``, ``"torch"`` or ``"jax"``."""
     tree: dict[str, Any]
+    origins: Json = None
+    """What weights were transferred from, as `modelkeep.model.lineage` has it."""
 
     @classmethod
     def of(cls, model: Any, example: Any, *, optimizer: bool) -> "Contents":
@@ -43,7 +45,8 @@ class Contents:
         if _is_of(model, "keras", "Model"):
             from modelkeep.model import keras_model
 
-            return cls("keras", keras_model.contents(model, example, optimizer=optimizer))
+            tree = keras_model.contents(model, example, optimizer=optimizer)
+            return cls("keras", tree, [*keras_model.origins(model)])
         if optimizer:
             raise UsageError("optimizer=True takes the optimizer of a compiled Keras model; save a run's state instead")
         if _is_of(model, "torch.nn.modules.module", "Module"):

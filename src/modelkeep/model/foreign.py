@@ -18,6 +18,7 @@ from modelkeep.frameworks import keras as keras_door
 from modelkeep.frameworks import keras_arrays
 from modelkeep.importers import Tensor, Weights, open_weights
 from modelkeep.model.build import build
+from modelkeep.model.special import FLOAT
 from modelkeep.snapshot.canonical import parse_json
 from modelkeep.values import Json
 
@@ -74,11 +75,17 @@ def _built(
             "trust it, and publish it"
         )
     budget.check("text", len(text), f"the architecture in {where}")
-    config = parse_json(text.encode())
+    config = _parsed(text, budget)
     training = weights.metadata.get("training_config")
     if compiled and isinstance(training, str) and isinstance(config, dict):
-        config = {"format": 1, "model": config, "compile": _compilation(parse_json(training.encode()))}
+        config = {"format": 1, "model": config, "compile": _compilation(_parsed(training, budget))}
     return build(config, custom_objects=custom_objects, budget=budget, compiled=compiled, drawn=False)
+
+
+def _parsed(text: str, budget: Budget) -> Json:
+    """JSON as Keras writes it: with NaN and infinities by their names in JavaScript."""
+    names: dict[str, Json] = {"NaN": {FLOAT: "nan"}, "Infinity": {FLOAT: "inf"}, "-Infinity": {FLOAT: "-inf"}}
+    return parse_json(text.encode(), limit_bytes=budget.text, max_depth=budget.depth, constant=names.__getitem__)
 
 
 def _compilation(training: Json) -> Json:

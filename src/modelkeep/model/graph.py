@@ -17,7 +17,8 @@ def check_graph(config: Mapping[str, Any], where: str) -> None:
         LimitExceeded: layers in an order that takes Keras a quadratic number of steps.
 
     >>> call = {"class_name": "__keras_tensor__", "config": {"keras_history": ["b", 0, 0]}}
-    >>> check_graph({"layers": [{"name": "a", "inbound_nodes": [{"args": [call], "kwargs": {}}]}]}, "model")
+    >>> layer = {"name": "a", "config": {}, "inbound_nodes": [{"args": [call], "kwargs": {}}]}
+    >>> check_graph({"layers": [layer]}, "model")
     Traceback (most recent call last):
         ...
     modelkeep.errors.Damaged: model: layer 'a' takes the output of 'b', which is no layer of this model

@@ -11,9 +11,11 @@ from modelkeep.budget import Budget
 from modelkeep.errors import UsageError
 from modelkeep.frameworks import keras as keras_door
 from modelkeep.frameworks import keras_arrays
+from modelkeep.frameworks.keras_names import flat_layers
 from modelkeep.model.architecture import describe
 from modelkeep.model.build import build
 from modelkeep.model.contents import answered, architecture_part, examples_part, mapped
+from modelkeep.model.lineage import transferred
 from modelkeep.model.signature import Infos, Signature, TensorInfo
 from modelkeep.values import Json
 
@@ -46,16 +48,26 @@ def contents(model: Any, example: Any, *, optimizer: bool) -> dict[str, Any]:
 
 
 def described(model: Any) -> dict[str, Any]:
-    """The parts ``architecture`` and ``signature`` for the checkpoints of a training, so that one can be published.
+    """What checkpoints of a training hold beside its state, so that one can be published.
 
-    Empty for a model that cannot be described, or does not tell what it takes: it is trained all the same.
+    ``architecture`` and ``signature``, but for a model that cannot be described, or does not tell what it takes: it is
+    trained all the same. And ``lineage``, where weights were transferred.
     """
+    found = origins(model)
+    lineage = {"lineage": found} if found else {}
     try:
         signature = signature_of(model)
         architecture = architecture_part(describe(model))
     except Exception:  # noqa: BLE001  somebody's get_config may raise anything, and that is no reason not to train
-        return {}
-    return {"architecture": architecture, "signature": signature.to_json()} if signature is not None else {}
+        return lineage
+    if signature is None:
+        return lineage
+    return {"architecture": architecture, "signature": signature.to_json(), **lineage}
+
+
+def origins(model: Any) -> list[dict[str, Json]]:
+    """What the weights of the model were transferred from."""
+    return transferred(flat_layers(model))
 
 
 def signature_of(model: Any) -> Signature | None:

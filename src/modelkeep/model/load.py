@@ -40,7 +40,7 @@ def load_version(store: Store, snapshot: Snapshot, wish: Wish | None = None) -> 
             "framework's load_into puts it into a model of yours"
         )
     budget = wish.budget or Budget()
-    architecture = _architecture(store, snapshot, budget)
+    architecture = architecture_of(store, snapshot, budget)
     wanted = ["model/**", *(["optimizer/**"] if wish.compiled and there.get("optimizer") is not None else [])]
     tree = store.load(snapshot, select=wanted, limit_bytes=budget.nbytes)
     framework = architecture.get("framework", "keras")
@@ -50,12 +50,13 @@ def load_version(store: Store, snapshot: Snapshot, wish: Wish | None = None) -> 
     return model
 
 
-def _architecture(store: Store, snapshot: Snapshot, budget: Budget) -> dict[str, Json]:
+def architecture_of(store: Store, snapshot: Snapshot, budget: Budget) -> dict[str, Json]:
+    """The architecture that a snapshot holds, parsed and nothing more. Raises Damaged, LimitExceeded."""
     text = store.load(snapshot, select=["architecture"], limit_bytes=budget.text)["architecture"]
     if not isinstance(text, bytes):
         raise Damaged(f"snapshot {snapshot.short} has an architecture that is not the bytes of a JSON document")
     budget.check("text", len(text), f"the architecture of snapshot {snapshot.short}")
-    document = parse_json(text)
+    document = parse_json(text, max_depth=budget.depth)
     if not isinstance(document, dict):
         raise Damaged(f"the architecture of snapshot {snapshot.short} is no JSON object")
     return document
@@ -113,7 +114,7 @@ def _check(store: Store, snapshot: Snapshot, model: Any, framework: str, budget:
     examples = store.load(snapshot, select=["examples/**"], limit_bytes=budget.nbytes)["examples"]
     found = flatten(mapped(_answers(model, examples["inputs"], framework), np.asarray)).arrays
     for path, wanted in flatten(examples["outputs"]).arrays.items():
-        fault = _difference(wanted, found.get(path))
+        fault = difference(wanted, found.get(path))
         if fault:
             raise NotExact(
                 f"the model answers its examples otherwise than when it was published: {path or 'the output'} {fault}; "
@@ -131,7 +132,7 @@ def _answers(model: Any, inputs: Any, framework: str) -> Any:
     return keras_model.answers(model, inputs)
 
 
-def _difference(wanted: Any, found: Any) -> str:
+def difference(wanted: Any, found: Any) -> str:
     """How two answers differ, beyond what another machine explains; nothing where they do not."""
     if found is None or (wanted.shape, wanted.dtype) != (found.shape, found.dtype):
         there = "is not there" if found is None else f"is {found.dtype} {list(found.shape)}"

@@ -7,11 +7,12 @@ from typing import Any
 from modelkeep.errors import UsageError
 from modelkeep.model.card import About, write_card
 from modelkeep.model.contents import Contents, answered, examples_part
+from modelkeep.model.lineage import parents_of, shown
 from modelkeep.model.signature import Signature
 from modelkeep.snapshot import Snapshot
 from modelkeep.snapshot.dtypes import storage
 from modelkeep.state.tree import flatten, unflatten
-from modelkeep.store import Part, Store, Version
+from modelkeep.store import Parent, Part, Store, Version
 from modelkeep.store.resolve import find_version
 from modelkeep.store.save import VERSION_SHARDS
 from modelkeep.values import Json, Ref, check_name
@@ -55,22 +56,24 @@ def publish(store: Store, model: Any, request: Request, environment: Mapping[str
         InvalidName, NotFound, UsageError, UnsupportedState, StorageError: nothing was published.
     """
     check_name(request.name, "model")
-    parents = [_version(store, parent) for parent in request.parents]
+    parents: list[Version | Parent] = [_version(store, parent) for parent in request.parents]
     if isinstance(model, str | Ref | Snapshot | Version):
         return _promoted(store, model, request, environment, parents)
     contents = Contents.of(model, request.example, optimizer=request.optimizer)
+    parents += _grown_from(store, contents.origins, parents)
     newest = store.model(request.name).last()
     donor = store.snapshot(newest.snapshot_id) if newest is not None else None
     sizes = _sizes(contents.tree["model"])
-    about = _about(request, contents.framework, contents.tree["signature"], sizes, _lineage(parents))
+    lineage = _lineage(parents, contents.origins)
+    about = _about(request, contents.framework, contents.tree["signature"], sizes, lineage)
     tree = {**contents.tree, "card": request.card.text or write_card(about)}
-    meta = _meta(about, request, environment, {})
+    meta = _meta(about, request, environment, {"transferred": contents.origins} if contents.origins else {})
     snapshot = store.save(tree, meta=meta, donor=donor, donor_shards=VERSION_SHARDS)
     return _named(store, snapshot, request, parents)
 
 
 def _promoted(
-    store: Store, ref: Any, request: Request, environment: Mapping[str, Json], parents: list[Version]
+    store: Store, ref: Any, request: Request, environment: Mapping[str, Json], parents: list[Version | Parent]
 ) -> Version:
     """A version of what is kept already: not a byte of its tensors is read or written."""
     source = _snapshot(store, ref)
@@ -90,7 +93,9 @@ def _promoted(
     elif "examples" in there:
         tree["examples"] = Part("examples")
     origin = _origin(source)
-    lineage = _lineage(parents)
+    origins = origin.get("transferred")
+    parents = [*parents, *_grown_from(store, origins, parents)]
+    lineage = _lineage(parents, origins)
     if origin.get("run"):
         lineage = [f"run {origin['run']}, step {origin.get('step')}", *lineage]
     weights = [path for path in source.tensors if path.startswith("model/")]
@@ -105,7 +110,7 @@ def _promoted(
     return _named(store, snapshot, request, parents)
 
 
-def _named(store: Store, snapshot: Snapshot, request: Request, parents: Sequence[Version]) -> Version:
+def _named(store: Store, snapshot: Snapshot, request: Request, parents: Sequence[Version | Parent]) -> Version:
     info = {key: snapshot.meta[key] for key in ("framework", "parameters", "lineage") if key in snapshot.meta}
     return store.model(request.name).publish(
         snapshot, metrics=dict(request.metrics or {}), parents=tuple(parents), info=info
@@ -168,7 +173,9 @@ def _origin(source: Snapshot) -> dict[str, Json]:
     if source.meta.get("kind") == "model":
         before = source.meta.get("lineage")
         return {**(before if isinstance(before, dict) else {}), "snapshot": source.id}
-    return {**{key: source.meta.get(key) for key in ("run", "attempt", "step", "epoch")}, "snapshot": source.id}
+    run = {key: source.meta.get(key) for key in ("run", "attempt", "step", "epoch")}
+    part = source.structure.get("lineage") if isinstance(source.structure, dict) else None
+    return {**run, "snapshot": source.id, **({"transferred": part} if isinstance(part, list) else {})}
 
 
 def _metrics(source: Snapshot) -> dict[str, float]:
@@ -177,8 +184,18 @@ def _metrics(source: Snapshot) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
-def _lineage(parents: Sequence[Version]) -> list[str]:
-    return [parent.ref for parent in parents]
+def _grown_from(store: Store, origins: Json, known: Sequence[Version | Parent]) -> list[Parent]:
+    """The versions of this keep that weights were transferred from, but those that are known or were removed."""
+    there = {one.snapshot_id for one in known}
+    found = [one for one in parents_of(origins, store.id) if one.snapshot_id not in there]
+    return [one for one in found if any(one.number == kept.number for kept in store.model(one.model).versions())]
+
+
+def _lineage(parents: Sequence[Version | Parent], origins: Json) -> list[str]:
+    """What a version grew from, for its card."""
+    named = [f"model:{one.model}@{one.number}" for one in parents]
+    others = [shown(one) for one in origins] if isinstance(origins, list) else []
+    return [*named, *(f"weights of {text}" for text in others if text not in named)]
 
 
 def _sizes(tree: Any) -> tuple[int, int]:

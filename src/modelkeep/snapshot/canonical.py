@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from modelkeep.errors import Damaged, LimitExceeded, UsageError
@@ -66,10 +66,22 @@ def check_json(value: object, where: str, *, depth: int = 24) -> None:
         raise UsageError(f"{where}: a value of type {kind.__name__} is not JSON; use dict, list, text or numbers")
 
 
-def parse_json(data: bytes, *, key: str = "", limit_bytes: int = DOCUMENT_BYTES, max_depth: int = 32) -> Json:
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def parse_json(
+    data: bytes,
+    *,
+    key: str = "",
+    limit_bytes: int = DOCUMENT_BYTES,
+    max_depth: int = 32,
+    constant: Callable[[str], Json] = _refuse_constant,
+) -> Json:
     """Read JSON that somebody else may have written. Size and depth are checked before anything is built.
 
-    Refused: duplicate keys, NaN and infinities, numbers that overflow, lone surrogates, anything but UTF-8.
+    Refused: duplicate keys, numbers that overflow, lone surrogates, anything but UTF-8; NaN and infinities, unless
+    ``constant`` makes something of their names.
 
     Raises:
         LimitExceeded: more than ``limit_bytes`` bytes, ``max_depth`` containers within each other, or 4,000,000 in all.
@@ -87,7 +99,7 @@ def parse_json(data: bytes, *, key: str = "", limit_bytes: int = DOCUMENT_BYTES,
         value: Json = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
+            parse_constant=constant,
             parse_float=_finite,
         )
         if b"\\u" in data:
@@ -118,10 +130,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise ValueError(f"the key {name!r:.80} stands there twice")
             seen.add(name)
     return found
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
 
 
 def _finite(text: str) -> float:

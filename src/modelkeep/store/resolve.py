@@ -76,6 +76,17 @@ def find_version(store: "Store", ref: Ref) -> Version:
     return found
 
 
+def snapshot_and_version(store: "Store", found: Ref | Version | Snapshot) -> tuple[Snapshot, Version | None]:
+    """The snapshot of a REF, and the version that it names, if it names one. Raises NotFound, Damaged."""
+    if isinstance(found, Version):
+        return store.snapshot(found.snapshot_id), found
+    if isinstance(found, Snapshot):
+        return found, None
+    snapshot = resolve(store, found)
+    is_version = found.kind != "snapshot" and snapshot.meta.get("kind") == "model"
+    return snapshot, find_version(store, found) if is_version else None
+
+
 def _no_alias(ref: Ref, model: ModelRecord) -> NotFound:
     number = ref.rev.removeprefix("v")
     if number != ref.rev and _VERSION.fullmatch(number):

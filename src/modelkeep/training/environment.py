@@ -5,6 +5,8 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -54,13 +56,23 @@ def capture() -> dict[str, Json]:
         "process": os.getpid(),
         "directory": str(_directory()),
         "command": [*redact_arguments(getattr(sys, "orig_argv", sys.argv))],
-        "packages": {**_packages()},
+        "packages": {**_packages(_path_state())},
         "variables": {**_variables()},
         "git": _git(_code_directory()),
     }
 
 
-def _packages() -> dict[str, str]:
+def _path_state() -> tuple[tuple[str, int], ...]:
+    """The folders that packages are found in, and when something was last installed there or removed."""
+    found = []
+    for place in sys.path:
+        with suppress(OSError):
+            found.append((place, os.stat(place or ".").st_mtime_ns))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1)
+def _packages(_: tuple[tuple[str, int], ...]) -> dict[str, str]:
     """Every installed distribution and its version; a distribution without a readable name is left out."""
     found: dict[str, str] = {}
     for distribution in metadata.distributions():
