@@ -500,8 +500,8 @@ def written(make, path, out):
     if make.__code__.co_argcount == 1:
         make(path)
         return
-    with h5py.File(path, "w", libver="latest" if make.__qualname__.startswith(("long_text", "texts_declared",
-                                                                                "dtype_of")) else None) as file:  # fmt: skip
+    latest = make.__qualname__.startswith(("long_text", "texts_declared", "dtype_of"))
+    with h5py.File(path, "w", libver="latest" if latest else None) as file:
         make(file, out)
 
 

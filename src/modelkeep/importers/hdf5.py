@@ -1,11 +1,11 @@
 """HDF5 as Keras writes it: legacy ``.h5`` of Keras 1 to 3, and ``.weights.h5`` of Keras 3; other files by their paths.
 
-h5py reads the structure; values that lie in one run are read from the file directly, so that what they take is known.
+HDF5's library tells the structure, in a process of its own; values are read from the file directly, so that what they
+take is known, and chunks are unpacked here.
 """
 
-import contextlib
 import re
-from collections.abc import Iterator
+import zlib
 from functools import partial
 from typing import Any
 
@@ -13,30 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkeep.budget import Budget
-from modelkeep.errors import Damaged, ModelkeepError, UsageError
-from modelkeep.importers.hdf5_texts import read_text, read_texts
-from modelkeep.importers.hdf5_walk import Found, walk
-from modelkeep.importers.source import Source, stream
+from modelkeep.errors import Damaged
+from modelkeep.importers.hdf5_child import ask
+from modelkeep.importers.hdf5_walk import GZIP, SHUFFLE, Found
+from modelkeep.importers.source import Source, read_bytes
 from modelkeep.importers.weights import Catalogue, Weights, read_raw
 from modelkeep.snapshot.dtypes import numpy_dtype
 from modelkeep.values import Json
 
 FORMAT = "hdf5"
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_TEXTS = ("model_config", "training_config", "keras_version", "backend")
 _MODEL, _OPTIMIZER = "model_weights/", "optimizer_weights/"
-# what h5py raises for files that are damaged: it is not documented, and depends on where the damage is
-_ERRORS = (
-    OSError,
-    RuntimeError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    MemoryError,
-    OverflowError,
-)
 
 
 def read_file(source: Source, budget: Budget) -> Weights:
@@ -49,14 +36,10 @@ def read_file(source: Source, budget: Budget) -> Weights:
         LimitExceeded: more than the budget allows.
         UsageError: h5py is not installed.
     """
-    with _opened(source) as file:
-        found = walk(file, source, budget)
-        metadata: dict[str, Json] = {
-            name: text for name in _TEXTS if (text := read_text(file, name, source, budget)) is not None
-        }
-        root = file["model_weights"] if _MODEL.rstrip("/") in file and "layer_names" not in file.attrs else file
-        legacy = "layer_names" in root.attrs or "layer_names0" in root.attrs
-        layers = _read_layers(root, source, budget) if legacy else []
+    structure = ask(source, budget)
+    found = {path: Found.of(item) for path, item in structure["found"].items()}
+    metadata: dict[str, Json] = dict(structure["texts"])
+    legacy, layers = structure["layers"] is not None, structure["layers"] or []
     catalogue = Catalogue(source.name, budget)
     prefix = _MODEL if any(path.startswith(_MODEL) for path in found) and legacy else ""
     order = {f"{prefix}{layer}/{name}": index for index, (layer, name) in enumerate(layers)}
@@ -71,47 +54,49 @@ def read_file(source: Source, budget: Budget) -> Weights:
     return catalogue.weights("keras-h5" if legacy else FORMAT, metadata)
 
 
-@contextlib.contextmanager
-def _opened(source: Source) -> Iterator[Any]:
-    """The file open in h5py; whatever h5py raises becomes Damaged."""
-    try:
-        import h5py
-    except ImportError:
-        raise UsageError(f"{source.name}: reading HDF5 needs h5py; pip install 'modelkeep[import]'") from None
-    try:
-        with h5py.File(stream(source), "r") as file:
-            yield file
-    except ModelkeepError:
-        raise
-    except _ERRORS as error:
-        raise Damaged(f"{source.name}: HDF5 cannot read it: {error!s:.200}", source.name) from None
-
-
 def _read(source: Source, path: str, item: Found) -> NDArray[Any]:
     """The values of a dataset."""
-    if item.offset is not None:
-        array = read_raw(source, item.offset, item.dtype, item.shape)
-        return array.byteswap() if item.swapped else array
-    with _opened(source) as file:
-        array = np.empty(item.shape, numpy_dtype(item.dtype))
-        dataset = file[path]
-        if dataset.shape != item.shape:
-            raise Damaged(f"{source.name}: {path!r:.200} has changed while it was read", source.name)
-        if array.size:
-            dataset.read_direct(array)
-        return array
+    if item.chunk is None:
+        array = read_raw(source, item.offset or 0, item.dtype, item.shape)
+    else:
+        array = _read_chunks(source, path, item)
+    return array.byteswap() if item.swapped else array
 
 
-def _read_layers(root: Any, source: Source, budget: Budget) -> list[tuple[str, str]]:
-    """Layer and variable of each weight, in the order in which Keras gives them."""
-    layers: list[tuple[str, str]] = []
-    for layer in read_texts(root, "layer_names", source, budget):
-        if "/" in layer.strip("/") and layer not in root:
+def _read_chunks(source: Source, path: str, item: Found) -> NDArray[Any]:
+    """The values of a dataset in chunks; those at its edges are stored whole, with what lies beyond."""
+    assert item.chunk is not None
+    array = np.empty(item.shape, numpy_dtype(item.dtype))
+    for place, offset, size, skipped in item.chunks:
+        if any(start >= axis or start % step for start, axis, step in zip(place, item.shape, item.chunk, strict=True)):
+            raise Damaged(f"{source.name}: {path!r:.200} has a chunk at {place}, where it has no place", source.name)
+        data = _unpacked(read_bytes(source, offset, size), item, skipped, f"{source.name}: {path!r:.200}")
+        values = np.frombuffer(data, array.dtype).reshape(item.chunk)
+        inside = tuple(slice(start, start + step) for start, step in zip(place, item.chunk, strict=True))
+        part = array[inside]
+        part[...] = values[tuple(slice(axis) for axis in part.shape)]
+    return array
+
+
+def _unpacked(data: bytes, item: Found, skipped: int, where: str) -> bytes:
+    """The bytes of one chunk: its filters undone, the last first. Raises Damaged where they are not as many as said."""
+    assert item.chunk is not None
+    itemsize = numpy_dtype(item.dtype).itemsize
+    nbytes = int(np.prod(item.chunk, dtype=object)) * itemsize
+    for index, code in reversed([*enumerate(item.filters)]):
+        if skipped >> index & 1:
             continue
-        names = read_texts(root[layer], "weight_names", source, budget)
-        layers += [(layer, name) for name in names]
-        budget.check("entries", len(layers), source.name)
-    return layers
+        if code == GZIP:
+            unpacker = zlib.decompressobj()
+            try:
+                data = unpacker.decompress(data, nbytes + 1)
+            except zlib.error as error:
+                raise Damaged(f"{where} has a chunk that cannot be unpacked: {error}", where) from None
+        elif code == SHUFFLE and len(data) == nbytes:
+            data = np.frombuffer(data, np.uint8).reshape(itemsize, -1).T.tobytes()
+    if len(data) != nbytes:
+        raise Damaged(f"{where} has a chunk that does not unpack to its {nbytes:,} bytes", where)
+    return data
 
 
 def _short_name(path: str, prefix: str) -> str:

@@ -17,7 +17,7 @@ def read_text(thing: Any, name: str, source: Source, budget: Budget) -> str | No
     """
     if name not in thing.attrs:
         return None
-    found = _read(thing, name, source, budget)
+    found = _read(thing, name, source, budget, most=1)
     if len(found) != 1:
         raise UnknownFormat(f"{source.name}: the attribute {name!r} is no text")
     return found[0]
@@ -44,7 +44,7 @@ def read_texts(thing: Any, name: str, source: Source, budget: Budget) -> list[st
     return found
 
 
-def _read(thing: Any, name: str, source: Source, budget: Budget) -> list[str]:
+def _read(thing: Any, name: str, source: Source, budget: Budget, *, most: int | None = None) -> list[str]:
     import h5py
 
     attribute = h5py.h5a.open(thing.id, name.encode())
@@ -53,7 +53,7 @@ def _read(thing: Any, name: str, source: Source, budget: Budget) -> list[str]:
     if not count:
         return []
     budget.check("entries", count, where)
-    if kind.get_class() != h5py.h5t.STRING:
+    if kind.get_class() != h5py.h5t.STRING or (most is not None and count > most):
         raise UnknownFormat(f"{where} is no text")
     if not kind.is_variable_str():
         budget.check("text", count * kind.get_size(), where)

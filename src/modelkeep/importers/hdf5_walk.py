@@ -1,6 +1,7 @@
 """The datasets of an HDF5 file, each looked at before a byte of it is read: where it lies, and what it would take."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,23 +9,38 @@ import numpy as np
 
 from modelkeep.budget import Budget
 from modelkeep.errors import Damaged, LimitExceeded, UnknownFormat, Unsafe, UnsupportedState
+from modelkeep.importers.hdf5_texts import read_text
 from modelkeep.importers.source import Source
 from modelkeep.snapshot.dtypes import logical_name
 
-_GZIP, _SHUFFLE, _FLETCHER, _LZF = 1, 2, 3, 32000
-_DEFLATE_RATIO = 1032
+GZIP, SHUFFLE = 1, 2
+"""The filters that are known: each is undone where the values are read."""
 _RAW = {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
 """What Keras stores as bytes and names in an attribute, for HDF5 has no such number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A dataset. ``offset``: where its values lie in one run, None where in chunks; ``swapped``: big-endian."""
+    """A dataset. ``offset``: where its values lie, if in one run; ``swapped``: big-endian."""
 
     dtype: str
     shape: tuple[int, ...]
     offset: int | None
     swapped: bool
+    chunk: tuple[int, ...] | None = None
+    """The shape of a chunk, where it is stored in chunks."""
+    filters: tuple[int, ...] = ()
+    chunks: tuple[tuple[tuple[int, ...], int, int, int], ...] = ()
+    """Of each chunk: its first place in the array, its offset and size in the file, and a mask of filters left out."""
+
+    @classmethod
+    def of(cls, item: Mapping[str, Any]) -> "Found":
+        """From JSON."""
+        chunk = item["chunk"] and tuple(item["chunk"])
+        chunks = tuple((tuple(place), *rest) for place, *rest in item["chunks"])
+        return cls(
+            item["dtype"], tuple(item["shape"]), item["offset"], item["swapped"], chunk, tuple(item["filters"]), chunks
+        )
 
 
 def walk(file: Any, source: Source, budget: Budget) -> dict[str, Found]:
@@ -94,7 +110,11 @@ class _Walk:
         import h5py
 
         where = f"{self._source.name}: {path!r:.200}"
-        dtype, swapped = _dtype(dataset, where)
+        plan = dataset.get_create_plist()
+        layout = plan.get_layout()
+        if plan.get_external_count() or layout not in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED):
+            raise Unsafe(f"{where} lies in other files, which were not opened; copy its values into this one")
+        dtype, swapped = self._dtype(dataset, where)
         space = dataset.get_space()
         if space.get_simple_extent_type() not in (h5py.h5s.SCALAR, h5py.h5s.SIMPLE):
             raise UnknownFormat(f"{where} has no shape")
@@ -102,10 +122,6 @@ class _Walk:
         nbytes = math.prod(shape) * dataset.get_type().get_size()
         self._nbytes += nbytes
         self._budget.check("nbytes", self._nbytes, where)
-        plan = dataset.get_create_plist()
-        layout = plan.get_layout()
-        if plan.get_external_count() or layout not in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED):
-            raise Unsafe(f"{where} lies in other files, which were not opened; copy its values into this one")
         offset = None
         if layout == h5py.h5d.CONTIGUOUS and nbytes:
             offset = dataset.get_offset()
@@ -114,22 +130,19 @@ class _Walk:
                     f"{where} declares {nbytes:,} bytes of {shape!s:.100}, which the file does not hold", where
                 )
         elif layout == h5py.h5d.CHUNKED and nbytes:
-            self._check_chunks(dataset, plan, (nbytes, shape), where)
+            chunk, filters, chunks = self._chunks(dataset, plan, (nbytes, shape), where)
+            return Found(dtype, shape, None, swapped, chunk, filters, chunks)
+        elif nbytes:
+            raise UnknownFormat(f"{where} lies within the header of its dataset, which is not read here; repack it")
         return Found(dtype, shape, offset, swapped)
 
-    def _check_chunks(self, dataset: Any, plan: Any, size: tuple[int, tuple[int, ...]], where: str) -> None:
-        """Refuse filters that are not known, chunks larger than memory, and more values than the bytes can become."""
+    def _chunks(self, dataset: Any, plan: Any, size: tuple[int, tuple[int, ...]], where: str) -> Any:
+        """The chunks of a dataset, each of which the file holds; filters that are not known are refused."""
         nbytes, shape = size
-        filters = [plan.get_filter(index)[0] for index in range(plan.get_nfilters())]
-        if any(code not in (_GZIP, _SHUFFLE, _FLETCHER, _LZF) for code in filters):
+        filters = tuple(plan.get_filter(index)[0] for index in range(plan.get_nfilters()))
+        if filters not in ((), (GZIP,), (SHUFFLE,), (SHUFFLE, GZIP)):
             raise UnknownFormat(f"{where} is packed by filters {filters!s:.100} that are not known here; repack it")
-        stored = dataset.get_storage_size()
-        ratio = (
-            1 if not {_GZIP, _LZF} & {*filters} else _DEFLATE_RATIO ** sum(code in (_GZIP, _LZF) for code in filters)
-        )
-        if stored > self._source.size or nbytes > ratio * stored:
-            raise Damaged(f"{where} declares {nbytes:,} bytes, more than its {stored:,} can become", where)
-        chunk = plan.get_chunk()
+        chunk = tuple(int(axis) for axis in plan.get_chunk())
         one = math.prod(chunk) * dataset.get_type().get_size()
         self._budget.check("nbytes", nbytes + 2 * one, f"{where}, with room for a chunk")
         if one > 4 * nbytes + (1 << 20):
@@ -137,18 +150,37 @@ class _Walk:
         count = math.prod(-(-axis // step) for axis, step in zip(shape, chunk, strict=True))
         if count > self._budget.entries:
             raise LimitExceeded(f"{where} has {count:,} chunks; raise the budget: Budget(entries={count})")
+        chunks: list[tuple[tuple[int, ...], int, int, int]] = []
+
+        def look_at(info: Any) -> None:
+            place = tuple(int(axis) for axis in info.chunk_offset)
+            if len(chunks) < count and info.byte_offset is not None:
+                chunks.append((place, int(info.byte_offset), int(info.size), int(info.filter_mask)))
+
+        dataset.chunk_iter(look_at)
+        if len({place for place, *_ in chunks}) != count:
+            raise Damaged(
+                f"{where} declares {nbytes:,} bytes in {count:,} chunks, and {len(chunks):,} are there", where
+            )
+        if any(offset + length > self._source.size for _, offset, length, _ in chunks):
+            raise Damaged(f"{where} has chunks past the end of the file", where)
+        return chunk, filters, tuple(chunks)
+
+    def _dtype(self, dataset: Any, where: str) -> tuple[str, bool]:
+        """The logical dtype of a dataset, and whether its values are big-endian."""
+        import h5py
+
+        marked = read_text(h5py.Dataset(dataset), "dtype", self._source, self._budget)
+        if marked in _RAW and dataset.get_type().get_size() == (2 if marked == "bfloat16" else 1):
+            return marked, False
+        return _number(dataset.get_type(), where)
 
 
-def _dtype(dataset: Any, where: str) -> tuple[str, bool]:
-    """The logical dtype of a dataset, and whether its values are big-endian."""
+def _number(kind: Any, where: str) -> tuple[str, bool]:
+    """The logical dtype of a type of HDF5, and whether it is big-endian."""
     import h5py
 
-    kind = dataset.get_type()
     family = kind.get_class()
-    if family == h5py.h5t.OPAQUE or _marked(dataset) in _RAW:
-        named = _marked(dataset)
-        if named in _RAW and kind.get_size() == (2 if named == "bfloat16" else 1):
-            return named, False
     if family not in (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM):
         raise UnknownFormat(f"{where} holds text, objects or records, which are no weights")
     if family == h5py.h5t.ENUM and (kind.get_nmembers() != 2 or kind.get_size() != 1):
@@ -160,13 +192,3 @@ def _dtype(dataset: Any, where: str) -> tuple[str, bool]:
         return logical_name(np.empty(0, dtype)), dtype.byteorder == ">"
     except UnsupportedState:
         raise UnknownFormat(f"{where} holds values of dtype {dtype!s:.80}, which are no weights") from None
-
-
-def _marked(dataset: Any) -> str:
-    """The dtype that an attribute names, where Keras has set one; a short text of a fixed or variable length."""
-    import h5py
-
-    if not h5py.h5a.exists(dataset, b"dtype"):
-        return ""
-    value = h5py.Dataset(dataset).attrs.get("dtype")
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)[:32]
