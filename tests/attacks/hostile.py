@@ -1,7 +1,8 @@
 """Hostile files, each opened in a process of its own that is watched: what it runs, opens and writes, and its memory.
 
 Run as a script it takes a JSON list of cases on standard input and prints what became of each. Python's audit hooks
-tell what Python does; what a library in C opens is told by the kernel, of the folder that the cases name outside their own.
+tell what Python does; what a library in C opens is told by the kernel, of the folder that the cases name outside
+their own.
 """
 
 import ctypes
@@ -110,8 +111,10 @@ class _Watch:
     def hook(self, event: str, args: tuple) -> None:
         if not self.on or not event.startswith(_WATCHED) or event in _HARMLESS:
             return
-        if event == "subprocess.Popen" and list(args[1])[1:] == ["-m", "modelkeep.importers.hdf5_child"]:
-            return  # which is told what to read, and opens nothing
+        if event == "subprocess.Popen" and "hdf5_child" in args[1][-1]:
+            return  # HDF5's library, which is told what it may read; the kernel tells if it opens more
+        if event == "os.kill" or (event == "open" and isinstance(args[0], int)):
+            return  # the end of that child, and its pipes
         if event == "open":
             path, flags = str(args[0]), args[2] if len(args) > 2 else 0
             writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)

@@ -23,6 +23,7 @@ from modelkeep.importers.source import Source, read_bytes
 SECONDS = 120
 """The longest that the library may take for the structure of a file."""
 
+PROGRAM = "from modelkeep.importers.hdf5_child import main; main()"
 _MEMORY = 2 << 30  # bytes of address space beside what the child has once all is imported
 _ASK = struct.Struct("<QQ")
 _DONE = (1 << 64) - 1
@@ -37,7 +38,7 @@ def ask(source: Source, budget: Budget) -> dict[str, Any]:
         LimitExceeded: the library wanted more memory than a structure needs.
         UsageError: h5py is not installed, or no child can be started.
     """
-    line = [sys.executable, "-m", "modelkeep.importers.hdf5_child"]
+    line = [sys.executable, "-c", PROGRAM]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         child = subprocess.Popen(line, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -132,7 +133,3 @@ def _confine() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-
-
-if __name__ == "__main__":
-    main()
