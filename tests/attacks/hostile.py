@@ -117,6 +117,8 @@ class _Watch:
             return  # the end of that child, and its pipes
         if event == "open":
             path, flags = str(args[0]), args[2] if len(args) > 2 else 0
+            if isinstance(flags, int) and flags & os.O_NOFOLLOW and os.path.islink(path):
+                return  # it is refused by the kernel
             writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
             if not writes and os.path.realpath(path).startswith(self.folder):
                 return
@@ -170,7 +172,7 @@ def _open_keep(path: str, wanted: dict) -> None:
 
     try:
         keep = modelkeep.open(path, create=False)
-        keep.store.load(keep.snapshot(wanted.get("ref", "run:r@last")), limit_bytes=wanted.get("nbytes", MiB))
+        keep.store.load(keep.snapshot(wanted.get("ref", "model:m@1")), limit_bytes=wanted.get("nbytes", MiB))
     except ModelkeepError:
         if wanted.get("verify"):
             assert not modelkeep.open(path, create=False).store.verify().ok, "verify finds nothing"
