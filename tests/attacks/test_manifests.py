@@ -16,13 +16,6 @@ from .hostile import MiB, check_outcome, outside, run_cases
 
 DAMAGED, LIMIT, UNKNOWN = ("Damaged",), ("LimitExceeded",), ("UnknownFormat",)
 GONE, REFUSED = ("NotFound",), ("Damaged", "StorageError")
-    ("Damaged",),
-    ("LimitExceeded",),
-    ("Unsafe",),
-    ("UnknownFormat",),
-    ("NotFound",),
-    ("Damaged", "StorageError"),
-)
 STATE = {"a": np.arange(6, dtype="f4").reshape(2, 3), "b": np.arange(4), "n": 3}
 OTHER = {"a": np.ones((2, 3), "f4"), "b": np.zeros(4, "i8"), "n": 3}
 
