@@ -49,7 +49,7 @@ def read_file(source: Source, budget: Budget) -> Weights:
         name = _short_name(path, prefix) if legacy else path
         catalogue.add(name, item.dtype, item.shape, partial(_read, source, path, item))
     if legacy:
-        metadata["layers"] = [list(pair) for pair in layers]
+        metadata["layers"] = [[layer, _short_name(f"{prefix}{layer}/{name}", prefix)] for layer, name in layers]
     metadata["optimizer"] = "optimizer/" if any(name.startswith("optimizer/") for name in catalogue.names()) else ""
     return catalogue.weights("keras-h5" if legacy else FORMAT, metadata)
 

@@ -175,9 +175,8 @@ def _put_by_layer(path: str | os.PathLike[str], model: Any, weights: Weights) ->
     """As Keras 1 and 2 did: the layers by their names, the variables of each in order."""
     taken = _Taken(dict(weights.model()))
     by_layer: dict[str, list[str]] = {}
-    for pair in _pairs(weights.metadata.get("layers")):
-        layer, name = pair
-        by_layer.setdefault(layer, []).append(next(one for one in (name, f"{layer}/{name}") if one in taken.tensors))
+    for layer, name in _pairs(weights.metadata.get("layers")):
+        by_layer.setdefault(layer, []).append(name)
     wrong: list[str] = []
     for layer in model.layers:
         variables = [*layer.trainable_weights, *layer.non_trainable_weights]

@@ -69,14 +69,18 @@ def dropped(source: Mapping[str, Any], taken: list[Piece]) -> list[str]:
 
 
 def _plain_path(name: str) -> str:
-    """``layer1.0.weight`` is ``layer1/0/weight``; ``layers/dense/vars/0`` of Keras is ``dense/vars/0``."""
+    """``layer1.0.weight`` is ``layer1/0/weight``; ``layers/dense/vars/0`` of Keras is ``dense/vars/0``.
+
+    >>> _plain_path("model_state/lstm.weight_ih_l0")
+    'model_state/lstm/weight_ih_l0'
+    """
     if "/" not in name:
         return name.replace(".", "/")
     path = name.removesuffix(_TF_SUFFIX)
     parts = path.split("/")
     if len(parts) > 1 and parts[-2] in ("vars", "_vars"):
         parts = [part for part in parts[:-2] if part != "layers"] + ["vars", parts[-1]]
-    parts[-1] = re.sub(r":0$", "", parts[-1])
+    parts[-1] = re.sub(r":0$", "", parts[-1]).replace(".", "/")  # a state dict within a checkpoint
     return "/".join(parts)
 
 
