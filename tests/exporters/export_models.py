@@ -70,8 +70,8 @@ def answered(folder, name):
 def report(name, act):
     try:
         wrong = act()
-    except Exception:  # noqa: BLE001  whatever it was, it is what is wrong
-        wrong = traceback.format_exc()[-1500:]
+    except Exception as error:  # noqa: BLE001  whatever it was, it is what is wrong
+        wrong = f"{type(error).__name__}: {error!s:.300}\n{traceback.format_exc()[-1500:]}"
     print(json.dumps({"case": name, "wrong": wrong}), flush=True)
 
 
