@@ -40,9 +40,8 @@ def exported(keep, folder, name, model, inputs):
     weights = flatten(keep.load_state(name, select="model")["model"]).arrays
     read = {path: tensor.read() for path, tensor in open_weights(folder / f"{name}.safetensors").tensors.items()}
     wrong = differences(weights, read)
-    if name not in ("words", "whole_numbers"):  # vocabularies are assets of a .keras file
-        again = mk.load_model(folder / f"{name}.keras", custom_objects=CUSTOM)
-        wrong += differences(door.state_of(model)["model"], door.state_of(again)["model"])
+    again = mk.load_model(folder / f"{name}.keras", custom_objects=CUSTOM)
+    wrong += differences(door.state_of(model)["model"], door.state_of(again)["model"])
     left_out = ("seed_generator", "lora_kernel_a", "lora_embeddings_a")  # Keras' files hold only some
     merged = () if "lora" not in name else ("kernel", "embeddings", "kernel_scale")
     return "; ".join(line for line in wrong if not line.split(":")[0].endswith((*left_out, *merged)))

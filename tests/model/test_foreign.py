@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 import modelkeep as mk
 from modelkeep.budget import Budget
 from modelkeep.cli.main import app
-from modelkeep.errors import LimitExceeded, NotFound, StateMismatch, UnknownFormat, Unsafe, UsageError
+from modelkeep.errors import Damaged, LimitExceeded, NotFound, StateMismatch, UnknownFormat, Unsafe, UsageError
+from modelkeep.importers import open_weights
 from modelkeep.model.foreign import load_file
 
 X = np.random.default_rng(0).random((4, 8, 8, 1)).astype("float32")
@@ -125,12 +126,124 @@ def test_a_dataset_that_declares_gigabytes_is_refused_before_they_are_made(tmp_p
         load_file(path, into=convolutional(), budget=Budget(nbytes=100 << 20))
 
 
-def test_assets_are_not_read_yet_and_that_is_said(tmp_path: Path) -> None:
-    words = keras.layers.TextVectorization()
-    words.adapt(["the cat"])
-    keras.Sequential([keras.Input((1,), dtype="string"), words]).save(tmp_path / "words.keras")
-    with pytest.raises(UnknownFormat, match="holds assets"):
-        mk.load_model(tmp_path / "words.keras")
+class Nested(keras.layers.Layer):
+    """Layers in lists within a list."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.blocks = [[keras.layers.Dense(2), keras.layers.Dense(2)], [keras.layers.Dense(2)]]
+
+    def build(self, shape: Any) -> None:
+        for layer in [*self.blocks[0], *self.blocks[1]]:
+            layer.build(shape)
+
+    def call(self, x: Any) -> Any:
+        return self.blocks[1][0](self.blocks[0][1](self.blocks[0][0](x)))
+
+
+def test_layers_that_an_older_keras_left_out_of_its_file_are_not_drawn_in_silence(tmp_path: Path) -> None:
+    path = tmp_path / "nested.weights.h5"
+    model = keras.Sequential([keras.Input((2,)), Nested()])
+    model.save_weights(path)
+    other = keras.Sequential([keras.Input((2,)), Nested()])
+    mk.load_model(path, into=other)
+    assert all(map(np.array_equal, other.get_weights(), model.get_weights()))
+    with h5py.File(path, "a") as file:
+        del file["layers/nested/blocks"]
+    with pytest.raises(StateMismatch, match="weights are missing: Skipping nested container"):
+        mk.load_model(path, into=other)
+
+
+def vocabularies() -> keras.Model:
+    text = keras.layers.TextVectorization(output_sequence_length=3)
+    text.adapt(["the cat sat", "日本 語", "the dog"])
+    names = keras.layers.StringLookup(num_oov_indices=2, mask_token="none")
+    names.adapt(["a", "b b", "a"])
+    ids = keras.layers.IntegerLookup(output_mode="multi_hot")
+    ids.adapt(np.array([7, -2, 7]))
+    known = keras.layers.StringLookup(vocabulary=["x"])
+    line, name, number = (keras.Input((1,), dtype=kind) for kind in ("string", "string", "int64"))
+    inner = keras.Model(line, text(line), name="inner")
+    return keras.Model([line, name, number], [inner(line), names(name), known(name), ids(number)])
+
+
+WORDS = (np.array([["the 語"], ["dog"]]), np.array([["b b"], ["x"]]), np.array([[-2], [9]]))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_vocabularies_that_were_learned_are_those_that_keras_saved(tmp_path: Path, zipped: bool) -> None:
+    model, path = vocabularies(), tmp_path / "words.keras"
+    inputs = [keras.ops.convert_to_tensor(part) for part in WORDS]
+    path = path if zipped else path.with_suffix("")
+    model.save(path, zipped=zipped)
+    wanted = model(inputs)
+    loaded = mk.load_model(path)
+    again = mk.load_model(path, into=keras.models.clone_model(model))
+    assert [name.split("/")[-1] for name in open_weights(path).assets] == ["vocabulary.txt"] * 4
+    for found in (loaded(inputs), again(inputs)):
+        assert [np.array_equal(one, two) for one, two in zip(found, wanted, strict=True)] == [True] * 4
+    keep = mk.open(tmp_path / "keep")
+    assert CliRunner().invoke(app, ["import", str(path), "words", "--keep", str(tmp_path / "keep")]).exit_code == 0
+    assert np.array_equal(keep.load_model("words")(inputs)[0], wanted[0])
+
+
+def test_a_vocabulary_is_compared_with_the_budget_before_it_is_set(tmp_path: Path) -> None:
+    path = tmp_path / "words.keras"
+    vocabularies().save(path)
+    with pytest.raises(LimitExceeded, match="vocabulary entries"):
+        mk.load_model(path, budget=Budget(vocabulary=4))
+    with pytest.raises(LimitExceeded, match="bytes of arrays"):  # numpy makes each entry as long as the longest
+        mk.load_model(edited(path, lambda text: text + "\n" + "x" * 4000), budget=Budget(nbytes=80_000))
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda text: None, StateMismatch),
+        (lambda text: text.replace("the", "cat"), StateMismatch),  # the same word twice
+        (lambda text: "", StateMismatch),
+        (lambda text: text.encode("utf-16"), Damaged),
+    ],
+    ids=["missing", "repeated", "empty", "no UTF-8"],
+)
+def test_a_vocabulary_that_is_not_whole_is_an_error(tmp_path: Path, change: Any, error: type) -> None:
+    path = tmp_path / "words.keras"
+    vocabularies().save(path)
+    with pytest.raises(error):
+        mk.load_model(edited(path, change))
+
+
+def test_a_vocabulary_of_no_layer_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    path = tmp_path / "words.keras"
+    vocabularies().save(path)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("assets/layers/other/vocabulary.txt", "a\nb")
+    with pytest.raises(StateMismatch, match=r"other/vocabulary\.txt found no variable"):
+        mk.load_model(path)
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a")])
+def test_an_asset_that_is_a_file_and_a_folder_is_damage(tmp_path: Path, names: Any) -> None:
+    path = tmp_path / "words.keras"
+    vocabularies().save(path)
+    with zipfile.ZipFile(path, "a") as file:
+        for name in names:
+            file.writestr(f"assets/{name}", "a")
+    with pytest.raises(Damaged, match="a file and a folder"):
+        mk.load_model(path)
+
+
+def edited(path: Path, change: Any) -> Path:
+    """The file again with the vocabulary that knows cats changed, or without it; Keras writes it twice."""
+    with zipfile.ZipFile(path) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    for name in [name for name, data in members.items() if name.endswith("vocabulary.txt") and b"cat" in data]:
+        changed = change(members.pop(name).decode())
+        members |= {} if changed is None else {name: changed}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, data in members.items():
+            new.writestr(name, data)
+    return path
 
 
 def test_what_is_no_model_file_is_refused(tmp_path: Path) -> None:

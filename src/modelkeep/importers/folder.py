@@ -31,6 +31,25 @@ def list_names(folder: str, budget: Budget) -> list[str]:
     return sorted(names)
 
 
+def list_files(folder: str, below: str, budget: Budget) -> list[str]:
+    """The paths within a folder of all that is no folder at or under ``below``, sorted; links are not followed.
+
+    Raises:
+        LimitExceeded: more of them, or deeper, than the budget allows.
+        StorageError: a folder cannot be listed.
+    """
+    found: list[str] = []
+    open_ = [below] if os.path.isdir(os.path.join(folder, below)) else []
+    while open_:
+        inner = open_.pop()
+        budget.check("depth", inner.count("/") + 1, folder)
+        for name in list_names(os.path.join(folder, inner), budget):
+            path = os.path.join(folder, inner, name)
+            (open_ if os.path.isdir(path) and not os.path.islink(path) else found).append(f"{inner}/{name}")
+        budget.check("entries", len(found) + len(open_), folder)
+    return sorted(found)
+
+
 def check_member(name: object, where: str) -> str:
     """``name`` when it is the plain name of something in the same folder.
 

@@ -18,9 +18,7 @@ _ASSETS = "assets/"
 
 
 def read_zip(source: Source, members: dict[str, Member], budget: Budget) -> Weights:
-    """The tensors of a ``.keras`` file; ``metadata`` has ``config.json`` and ``metadata.json`` as texts.
-
-    Assets (vocabularies) are listed in ``metadata["assets"]``, and not opened.
+    """The tensors and assets of a ``.keras`` file; ``metadata`` has ``config.json`` and ``metadata.json`` as texts.
 
     Raises:
         Damaged: a member is not what was written, by its checksum.
@@ -33,17 +31,18 @@ def read_zip(source: Source, members: dict[str, Member], budget: Budget) -> Weig
     texts: dict[str, Json] = {
         name: archive.read_text(source, members[name], budget) for name in _TEXTS if name in members
     }
+    assets: dict[str, Source] = {}
+    for name, member in members.items():
+        if name.startswith(_ASSETS) and not name.endswith("/"):
+            assets[name.removeprefix(_ASSETS)], taken = archive.open_member(source, member, budget)
+            budget = replace(budget, nbytes=budget.nbytes - taken)
     opened, taken = archive.open_member(source, members[WEIGHTS], budget)
     weights = hdf5.read_file(opened, replace(budget, nbytes=budget.nbytes - taken))
-    assets: list[Json] = [
-        {"name": name, "nbytes": member.size} for name, member in members.items() if not name.endswith("/")
-        if name.startswith(_ASSETS)
-    ]  # fmt: skip
-    return Weights(FORMAT, weights.tensors, {**weights.metadata, **texts, "assets": assets})
+    return replace(weights, format=FORMAT, metadata={**weights.metadata, **texts}, assets=assets)
 
 
 def read_folder(folder: str, names: list[str], budget: Budget) -> Weights:
-    """The tensors of what ``model.save(path, zipped=False)`` writes: the same members as files.
+    """The tensors and assets of what ``model.save(path, zipped=False)`` writes: the same members as files.
 
     Raises:
         Unsafe: a link that leads out of the folder; and what `hdf5.read_file` raises.
@@ -51,5 +50,9 @@ def read_folder(folder: str, names: list[str], budget: Budget) -> Weights:
     texts: dict[str, Json] = {
         name: folders.read_text(folders.open_member(folder, name), budget) for name in _TEXTS if name in names
     }
+    assets = {
+        name.removeprefix(_ASSETS): folders.open_member(folder, name)
+        for name in folders.list_files(folder, _ASSETS.removesuffix("/"), budget)
+    }
     weights = hdf5.read_file(folders.open_member(folder, WEIGHTS), budget)
-    return Weights(FORMAT, weights.tensors, {**weights.metadata, **texts, "assets": []})
+    return replace(weights, format=FORMAT, metadata={**weights.metadata, **texts}, assets=assets)

@@ -1,6 +1,7 @@
 """Which format a file or folder has, by its bytes: a suffix is only what somebody called it."""
 
 import os
+from dataclasses import replace
 
 from modelkeep.budget import Budget
 from modelkeep.errors import UnknownFormat, Unsafe
@@ -109,4 +110,4 @@ def _open_folder(folder: str, budget: Budget) -> Weights:
     source = open_member(folder, found[0])
     weights = read_index(source, folder, budget, _open_file) if indexes else _open_file(source, budget)
     texts: dict[str, Json] = {name: read_text(open_member(folder, name), budget) for name in _CONFIGS if name in names}
-    return Weights(weights.format, weights.tensors, {**weights.metadata, **texts})
+    return replace(weights, metadata={**weights.metadata, **texts})

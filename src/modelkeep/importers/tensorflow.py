@@ -7,7 +7,7 @@ are compared. The format: tensorflow/core/protobuf/tensor_bundle.proto
 import os
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -100,7 +100,7 @@ def read_saved_model(folder: str, budget: Budget) -> Weights:
     inner = os.path.join(folder, "variables")
     index = open_member(folder, os.path.join("variables", "variables.index"))
     weights = read_checkpoint(index, inner, "variables", budget)
-    return Weights(SAVED_MODEL, weights.tensors, weights.metadata)
+    return replace(weights, format=SAVED_MODEL)
 
 
 def _add(catalogue: Catalogue, key: str, entry: _Entry, shard: Source) -> None:

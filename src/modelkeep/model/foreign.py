@@ -5,22 +5,29 @@ put them; every tensor of the file must find its variable, and every variable it
 """
 
 import os
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from keras.src.saving import saving_lib
 
 from modelkeep.budget import Budget
-from modelkeep.errors import ModelkeepError, StateMismatch, UnknownFormat, UsageError
+from modelkeep.errors import Damaged, ModelkeepError, StateMismatch, StorageError, UsageError
 from modelkeep.frameworks import keras as keras_door
 from modelkeep.frameworks import keras_arrays
 from modelkeep.importers import Tensor, Weights, open_weights
+from modelkeep.importers.source import read_bytes
 from modelkeep.model.build import build
 from modelkeep.model.special import FLOAT
+from modelkeep.model.vocabulary import check_entries
 from modelkeep.snapshot.canonical import parse_json
 from modelkeep.values import Json
+
+_VOCABULARY = "vocabulary.txt"
 
 
 def load_file(
@@ -51,7 +58,8 @@ def load_file(
     if weights.format == "keras-h5":
         _put_by_layer(path, model, weights)
     else:
-        _put_by_path(path, model, dict(weights.tensors if compiled else weights.model()))
+        with _assets(weights, limits) as assets:
+            _put_by_path(path, model, dict(weights.tensors if compiled else weights.model()), assets)
     keras_door.settle(model)
     return model
 
@@ -68,11 +76,6 @@ def _built(
     if not isinstance(text, str):
         raise UsageError(
             f"{where} ({weights.format}) holds weights and no architecture; build the model, and pass into=model"
-        )
-    if weights.metadata.get("assets"):
-        raise UnknownFormat(
-            f"{where} holds assets (vocabularies), which are not read from .keras files yet; load it with Keras if you "
-            "trust it, and publish it"
         )
     budget.check("text", len(text), f"the architecture in {where}")
     config = _parsed(text, budget)
@@ -146,29 +149,83 @@ class _Store(saving_lib.NpzIOStore):  # the loader takes no store of another cla
         return _Entry(self._taken, names)
 
 
-def _put_by_path(path: str | os.PathLike[str], model: Any, tensors: Mapping[str, Tensor]) -> None:
+class _Assets(saving_lib.DiskIOStore):  # as above
+    """A folder of assets; ``left`` are those that no layer has looked for."""
+
+    def __init__(self, folder: str, names: Iterable[str]) -> None:
+        super().__init__(folder, mode="r")
+        self.left = {name for name in names if "/" in name}  # one of no layer is a picture of the model
+
+    def get(self, path: str) -> str | None:
+        """The folder of the layer at ``path``, or None."""
+        self.left = {name for name in self.left if not name.startswith(f"{path}/")}
+        found: str | None = super().get(path)
+        return found
+
+
+@contextmanager
+def _assets(weights: Weights, budget: Budget) -> Iterator[_Assets | None]:
+    """The assets of a file in a new folder, once each is known to be within the budget: layers open nothing else."""
+    if weights.format != "keras":  # no other format has any
+        yield None
+        return
+    entries = 0
+    with tempfile.TemporaryDirectory(prefix="modelkeep-") as folder:
+        for name, source in weights.assets.items():
+            budget.check("text", source.size, source.name)
+            data = read_bytes(source, 0, source.size)
+            if name.endswith(_VOCABULARY):
+                entries += check_entries(_text(data, source.name).splitlines(), budget, source.name, numbers=False)
+                budget.check("vocabulary", entries, source.name)
+            try:
+                Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+                Path(folder, name).write_bytes(data)
+            except (FileExistsError, NotADirectoryError, IsADirectoryError):
+                raise Damaged(f"{source.name}: this name is a file and a folder", source.name) from None
+            except OSError as error:
+                raise StorageError(f"{source.name}: no copy of it could be written to {folder}: {error}") from None
+        yield _Assets(folder, weights.assets)
+
+
+def _text(data: bytes, where: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise Damaged(f"{where}: this is not UTF-8 text: {error}", where) from None
+
+
+def _put_by_path(
+    path: str | os.PathLike[str], model: Any, tensors: Mapping[str, Tensor], assets: _Assets | None
+) -> None:
     """As Keras 3 does: by the attributes that lead to each layer."""
     taken = _Taken(tensors)
     # A layer that is reached by two attributes lies under one of them: it has failed only if each has.
     failed: set[int] = set()
     errors: dict[int, tuple[Any, Exception]] = {}
+    passed_over = ""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")  # it was not asked for
-        saving_lib._load_state(
-            model,
-            weights_store=_Store(taken),
-            assets_store=None,
-            inner_path="",
-            visited_saveables=set(),
-            failed_saveables=failed,
-            error_msgs=errors,
-        )
+        warnings.filterwarnings("error", "Skipping nested container")  # whose layers would stay as they were drawn
+        try:
+            saving_lib._load_state(
+                model,
+                weights_store=_Store(taken),
+                assets_store=assets,
+                inner_path="",
+                visited_saveables=set(),
+                failed_saveables=failed,
+                error_msgs=errors,
+            )
+        except UserWarning as warning:
+            passed_over = str(warning)
     for one in failed:
         error = errors[one][1]
         if isinstance(error, ModelkeepError):
             raise error
         raise StateMismatch(f"{os.fspath(path)}: the weights do not fit the model: {error!s:.500}") from None
-    _all_taken(path, taken)
+    if passed_over:
+        raise StateMismatch(f"{os.fspath(path)}: weights are missing: {passed_over:.500}")
+    _all_taken(path, taken, assets.left if assets else ())
 
 
 def _put_by_layer(path: str | os.PathLike[str], model: Any, weights: Weights) -> None:
@@ -201,8 +258,8 @@ def _pairs(listed: Json) -> list[tuple[str, str]]:
     return [(str(one[0]), str(one[1])) for one in listed if isinstance(one, list)] if isinstance(listed, list) else []
 
 
-def _all_taken(path: str | os.PathLike[str], taken: _Taken) -> None:
-    left = sorted(taken.tensors.keys() - taken.names)
+def _all_taken(path: str | os.PathLike[str], taken: _Taken, assets: Iterable[str] = ()) -> None:
+    left = [*sorted(taken.tensors.keys() - taken.names), *(f"assets/{name}" for name in sorted(assets))]
     if left:
         more = f" and {len(left) - 8} more" if len(left) > 8 else ""
         raise StateMismatch(
