@@ -7,6 +7,7 @@ import zlib
 import pytest
 
 from .hostile import MiB, check_outcome, run_cases
+from .wrapping import torch_zip as archive
 
 DAMAGED, LIMIT, UNSAFE, UNKNOWN = ("Damaged",), ("LimitExceeded",), ("Unsafe",), ("UnknownFormat",)
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -48,17 +49,6 @@ def tensor(key="0", count=4, offset=0, shape=(4,), stride=(1,), storage="torch\n
 def state(*operations):
     """A pickle of one dict with "w" -> what the operations leave on the stack."""
     return b"\x80\x02}X\x01\0\0\0w" + b"".join(map(op, operations)) + b"s."
-
-
-def archive(data, storages=None, root="archive", method=zipfile.ZIP_STORED, more=None):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", method) as made:
-        made.writestr(f"{root}/data.pkl", data)
-        for key, content in ({"0": bytes(16)} if storages is None else storages).items():
-            made.writestr(f"{root}/data/{key}", content)
-        for name, content in (more or {}).items():
-            made.writestr(name, content)
-    return file.getvalue()
 
 
 def edited(find, put, data=None):
