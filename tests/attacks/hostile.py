@@ -111,7 +111,7 @@ class _Watch:
     def hook(self, event: str, args: tuple) -> None:
         if not self.on or not event.startswith(_WATCHED) or event in _HARMLESS:
             return
-        if event == "subprocess.Popen" and "hdf5_child" in args[1][-1]:
+        if event == "subprocess.Popen" and "modelkeep.hdf5_child" in args[1][-1]:
             return  # HDF5's library, which is told what it may read; the kernel tells if it opens more
         if event == "os.kill" or (event == "open" and isinstance(args[0], int)):
             return  # the end of that child, and its pipes

@@ -5,6 +5,10 @@ import h5py
 import numpy as np
 import pytest
 
+from modelkeep.budget import Budget
+from modelkeep.errors import UnknownFormat
+from modelkeep.scan import scan
+
 from . import hostile
 from .hostile import MiB, check_outcome, outside, run_cases
 
@@ -550,3 +554,22 @@ def test_the_watch_sees_what_hdf5_opens_behind_the_back_of_python(tmp_path):
         assert kernel.events() == []
         assert file["a"].shape == (4,)
     assert any("canary.h5" in event for event in kernel.events())
+
+
+WORST = ("a tree of names in itself", "virtual dataset of a file by pattern")
+"""What crashes HDF5's library, and what makes it look for files for ever."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in WORST else pytest.mark.torture) for name in CASES]
+)
+def test_the_scan_of_a_hostile_file_ends_and_opens_no_other(tmp_path, name):
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    out = outside(folder)
+    written(CASES[name][0], folder / "x.h5", out)
+    kernel = hostile._Kernel(os.fspath(out))
+    with contextlib.suppress(UnknownFormat):
+        verdict = scan(folder / "x.h5", budget=Budget(**BUDGET)).verdict
+        assert verdict != "clean" or name not in WORST
+    assert kernel.events() == []

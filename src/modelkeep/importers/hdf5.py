@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from modelkeep.budget import Budget
 from modelkeep.errors import Damaged
-from modelkeep.importers.hdf5_child import ask
+from modelkeep.hdf5_child import ask
 from modelkeep.importers.hdf5_walk import GZIP, SHUFFLE, Found
 from modelkeep.importers.source import Source, read_bytes
 from modelkeep.importers.weights import Catalogue, Weights, read_raw
@@ -23,6 +23,7 @@ from modelkeep.values import Json
 
 FORMAT = "hdf5"
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_STRUCTURE = "modelkeep.importers.hdf5_library:structure"
 _MODEL, _OPTIMIZER = "model_weights/", "optimizer_weights/"
 
 
@@ -36,7 +37,7 @@ def read_file(source: Source, budget: Budget) -> Weights:
         LimitExceeded: more than the budget allows.
         UsageError: h5py is not installed.
     """
-    structure = ask(source, budget)
+    structure = ask(_STRUCTURE, source.name, source.size, partial(read_bytes, source), budget)
     found = {path: Found.of(item) for path, item in structure["found"].items()}
     metadata: dict[str, Json] = dict(structure["texts"])
     legacy, layers = structure["layers"] is not None, structure["layers"] or []

@@ -1,4 +1,4 @@
-"""What h5py says of a file: runs in a child, see `modelkeep.importers.hdf5_child`."""
+"""What h5py says of a file: runs in a child, see `modelkeep.hdf5_child`."""
 
 from dataclasses import asdict
 from typing import Any
