@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from modelkeep.keep import open as open  # noqa: A004  see there
     from modelkeep.keep import transfer as transfer
     from modelkeep.model.contents import Example as Example
+    from modelkeep.model.lora import merge_lora as merge_lora
     from modelkeep.model.publish import Card as Card
     from modelkeep.model.transfer.report import TransferReport as TransferReport
     from modelkeep.model.transfer.resizing import Rows as Rows
@@ -61,6 +62,7 @@ _HOMES = {
     "every": "modelkeep.training.policy",
     "export": "modelkeep.keep",
     "load_model": "modelkeep.keep",
+    "merge_lora": "modelkeep.model.lora",
     "open": "modelkeep.keep",
     "retain": "modelkeep.training.policy",
     "transfer": "modelkeep.keep",
@@ -90,6 +92,7 @@ __all__ = [
     "every",
     "export",
     "load_model",
+    "merge_lora",
     "open",
     "retain",
     "transfer",

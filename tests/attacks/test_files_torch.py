@@ -80,6 +80,11 @@ def laughs(depth):
     return b"]" + b"".join(b"q%ch%ch%c\x86" % (0, 0, 0) for _ in range(depth))
 
 
+def called(name, arguments):
+    """A call with arguments of which one, ``h\\0``, is a tuple of tuples without end."""
+    return archive(b"\x80\x02(" + laughs(60) + b"c" + name.encode() + b"(" + arguments + b"tRt.")
+
+
 def encrypted(data):
     """The last member of an archive, said to be encrypted."""
     at = data.rfind(b"PK\1\2") + 8
@@ -91,6 +96,7 @@ def legacy(main, keys=("0",), tail=b"\4" + bytes(23), version=1001):
     return LEGACY + b"".join(pickle.dumps(part, 2) for part in parts) + main + pickle.dumps(list(keys), 2) + tail
 
 
+SUBCLASS = b"ctorch._tensor\n_rebuild_from_type_v2\n"
 SYSTEM = "cposix\nsystem\nX\x08\0\0\0touch xx\x85R"
 CASES = {
     "os.system": (archive(state(SYSTEM)), UNSAFE),
@@ -124,6 +130,15 @@ CASES = {
     "number of a million digits": (archive(state("I" + "9" * 1_000_000 + "\n")), DAMAGED),
     "tuples of tuples as a key": (archive(b"\x80\x02(" + laughs(60) + b"t}h\0Ns."), UNKNOWN),
     "tuples of tuples as a value": (archive(state("(", laughs(60), "t")), LIMIT),
+    "tuples of tuples as a name": (archive(b"\x80\x02(" + laughs(60) + b"h\0h\0\x93t."), DAMAGED),
+    "tuples of tuples as a device": (called("torch\ndevice\n", b"h\0"), DAMAGED),
+    "tuples of tuples as a dtype": (called("torch._utils\n_rebuild_tensor_v3\n", b"NNNNNNh\0"), UNKNOWN),
+    "tuples of tuples as a version": (LEGACY + (b"\x80\x02(" + laughs(60) + b"th\0.") * 4, UNKNOWN),
+    "a subclass that is its own": (
+        archive(b"\x80\x02]q\0(" + SUBCLASS + b"ctorch.nn.parameter\nParameter\nh\0e" + SUBCLASS
+                + b"(" + SUBCLASS + b"ctorch.nn.parameter\nParameter\nh\0tR."),
+        DAMAGED,
+    ),
     "lists 500 deep": (archive(state("(" * 500 + "l" * 500)), LIMIT),
     "list that holds itself": (archive(state("]q\0h\0a")), LIMIT),
     "dict that holds itself": (archive(state("}q\0X\x01\0\0\0ah\0s")), LIMIT),

@@ -196,7 +196,9 @@ def lora():
     conv = layers.Conv1D(6, 2)
     model = keras.Model(inputs, layers.Dense(3)(conv(dense(embedding(inputs)))))
     for layer in (embedding, dense, conv):
-        layer.enable_lora(2)
+        layer.enable_lora(2, lora_alpha=6)  # and not the rank, which is what Keras takes where it forgets it
+        adapter = layer.lora_embeddings_b if layer is embedding else layer.lora_kernel_b
+        adapter.assign(np.full(adapter.shape, 0.125))
     return model, np.arange(12, dtype="int32").reshape(3, 4)
 
 

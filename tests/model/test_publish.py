@@ -20,7 +20,7 @@ from modelkeep.errors import Conflict, LimitExceeded, NotExact, NotFound, Unsafe
 from modelkeep.frameworks import keras as door
 from modelkeep.keep import Keep
 from modelkeep.snapshot.canonical import canonical_json
-from modelkeep.state import differences
+from modelkeep.state import differences, flatten
 
 HERE = Path(__file__).parent
 PAIRS = [("jax", "torch"), ("torch", "tensorflow"), ("tensorflow", "jax")]
@@ -253,3 +253,39 @@ def test_what_is_no_model_is_refused_with_a_way_out(keep: Keep) -> None:
     with pytest.raises(NotFound):
         keep.publish("digits", digits(), parents=["other@1"])
     assert keep.models() == []
+
+
+def adapted() -> keras.Model:
+    model = digits(64)
+    for layer in model.layers:
+        layer.enable_lora(2, lora_alpha=8)
+        layer.lora_kernel_b.assign(np.full(layer.lora_kernel_b.shape, 0.125))
+    return model
+
+
+def test_an_adapter_adds_its_own_bytes_alone_to_the_model_that_it_adapts(keep: Keep) -> None:
+    base = digits(40_000)  # small arrays are written again, which is faster than to look for them
+    keep.publish("digits", base)
+    before = tensor_bytes(keep)
+    for layer in base.layers:
+        layer.enable_lora(2)
+    adapter = sum(layer.lora_kernel_a.numpy().nbytes + layer.lora_kernel_b.numpy().nbytes for layer in base.layers)
+    version = keep.publish("digits-fr", base, parents=["digits@1"])
+    assert tensor_bytes(keep) - before <= adapter + 8192  # one header of a shard
+    alone = keep.load_state(version.ref, select=["model/**/lora*"])
+    assert sum(array.nbytes for array in flatten(alone).arrays.values()) == adapter
+
+
+def test_adapters_are_kept_with_their_scale_and_merged_where_that_is_asked(keep: Keep) -> None:
+    model = adapted()
+    keep.publish("digits", model, example=rows())
+    loaded = keep.load_model("digits", check=True)
+    assert [layer.lora_alpha for layer in loaded.layers] == [8, 8]
+    merged = mk.merge_lora(loaded)
+    assert len(merged.weights) == 4
+    assert np.allclose(merged(rows()), model(rows()), 1e-5, 1e-5)
+    assert keep.load_model("digits").layers[0].lora_enabled  # the other is as it was
+    with pytest.raises(UsageError, match="no layer with LoRA"):
+        mk.merge_lora(merged)
+    keep.publish("merged", merged, example=rows())
+    keep.load_model("merged", check=True)

@@ -49,8 +49,16 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 
+RARER = (
+    "epochs shorter than the data", "run eagerly", "a train_step of its own, jax", "a train_step of its own, torch",
+    "files of callbacks", "weights averaged into the model at the end",
+)  # fmt: skip
+"""Left to torture, so that `make test` stays within its time."""
 
-@pytest.mark.parametrize("name", CASES)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.torture if name in RARER else ()) for name in CASES]
+)
 def test_it_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     train(case, tmp_path / "whole-keep", tmp_path / "whole")

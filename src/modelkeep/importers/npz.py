@@ -24,7 +24,7 @@ MAGIC = b"\x93NUMPY"
 _HEADER_BYTES = 1 << 16
 _HEADER = re.compile(
     rb"\s*\{\s*'descr': '([<>|=]?)([a-zA-Z])([0-9]{0,9})((?:\[[0-9]{0,9}[a-zA-Z]{1,2}\])?)', "
-    rb"'fortran_order': (True|False), 'shape': \(((?:[0-9]{1,19}L?,? ?){0,66})\),? ?\}[ \n]*"
+    rb"'fortran_order': (True|False), 'shape': \(((?:[0-9]{1,19}L?, ?){0,65}(?:[0-9]{1,19}L?)?)\),? ?\}[ \n]*"
 )
 
 

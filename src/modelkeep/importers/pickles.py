@@ -188,7 +188,9 @@ class Machine:
             stack.append(self._allow(str(argument).replace(" ", ".", 1)))
         elif name == "STACK_GLOBAL":
             attribute, module = self._pop(), self._pop()
-            stack.append(self._allow(f"{module!s:.{_MAX_NAME}}.{attribute!s:.{_MAX_NAME}}"))
+            if not isinstance(attribute, str) or not isinstance(module, str):
+                raise ValueError("a name that is no text")  # and whose own text may be without end
+            stack.append(self._allow(f"{module:.{_MAX_NAME}}.{attribute:.{_MAX_NAME}}"))
         elif name == "BINPERSID":
             stack.append(self._refer(self._pop()))
         elif name == "BUILD":  # attributes of a dict or a tensor: beside the weights, so they are passed over

@@ -142,8 +142,9 @@ def read_legacy(source: Source, budget: Budget) -> Weights:
         return value
 
     version, system, value, keys = run(), run(), run(), run()
-    if version != 1001 or not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise UnknownFormat(f"{source.name}: version {version!r:.40} of the old format of torch.save; save it again")
+    little = isinstance(system, dict) and system.get("little_endian") is True
+    if type(version) is not int or version != 1001 or not little:
+        raise UnknownFormat(f"{source.name}: another version of the old format of torch.save; save it again")
     places = _legacy_places(source, file.tell(), keys, storages)
     read = lambda tensor: read_view(source, places[tensor.storage.key], tensor)  # noqa: E731
     return Flattener(source.name, budget, read).weights(FORMAT, value)
@@ -152,9 +153,9 @@ def read_legacy(source: Source, budget: Budget) -> Weights:
 def _legacy_places(source: Source, offset: int, keys: Any, storages: dict[str, Storage]) -> dict[str, int]:
     """Where the bytes of each storage begin: a count of 8 bytes, then the values."""
     places: dict[str, int] = {}
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(storages):
         raise Damaged(f"{source.name}: the storages at the end are not those that its tensors take", source.name)
-    for key in map(str, keys):
+    for key in keys:
         (count,) = struct.unpack("<q", read_bytes(source, offset, 8))
         storage = storages[key]
         if count * numpy_dtype(storage.dtype).itemsize != storage.nbytes:

@@ -130,9 +130,7 @@ def _tensor_v2(where: str, *arguments: Any) -> Stored:
 def _tensor_v3(where: str, *arguments: Any) -> Stored:
     kind = arguments[6]
     if not isinstance(kind, Global) or kind.name not in DTYPES:
-        raise UnknownFormat(
-            f"{where}: a tensor in it has the dtype {getattr(kind, 'name', kind)!r:.80}, not known here"
-        )
+        raise UnknownFormat(f"{where}: a tensor in it has the dtype {getattr(kind, 'name', '?')!r:.80}, not known here")
     metadata = arguments[7] if len(arguments) > 7 else None
     return _tensor(where, *arguments[:6], dtype=DTYPES[kind.name], metadata=metadata)
 
@@ -145,6 +143,8 @@ def _subclass(where: str, function: Any, kind: Any, arguments: Any, *_: Any) -> 
     """A tensor with Python attributes, which are passed over."""
     if not isinstance(function, Global) or not isinstance(kind, Global) or kind.name not in _CONTAINERS:
         raise ValueError("a tensor or a parameter is wanted")
+    if _CALLS.get(function.name) is _subclass:
+        raise ValueError("a subclass of a subclass")  # which may be its own
     return call(where, function.name, tuple(arguments))
 
 
@@ -178,8 +178,12 @@ def _bytes(_: str, data: Any = b"", *_more: Any) -> bytes:
 
 
 def _device(_: str, *parts: Any) -> str:
-    return ":".join(str(part) for part in parts[:2])
+    if not all(isinstance(part, str | int) for part in parts):
+        raise ValueError("a name and a number are wanted")
+    return ":".join(str(part)[:_NAME] for part in parts[:2])
 
+
+_NAME = 80
 
 _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,

@@ -11,7 +11,7 @@ from modelkeep.errors import Damaged, LimitExceeded, ModelkeepError, UnknownForm
 from modelkeep.frameworks.keras_names import flat_layers
 from modelkeep.model.allowlist import allow
 from modelkeep.model.architecture import FORMAT
-from modelkeep.model.guard import limited
+from modelkeep.model.guard import limited, replaced
 from modelkeep.model.vocabulary import check_entries, is_lookup
 from modelkeep.model.walk import Walk
 from modelkeep.values import Json
@@ -76,6 +76,8 @@ def _guarded(make: Callable[[], Any], scope: Mapping[str, Any], budget: Budget, 
     try:
         with (
             limited(budget, "architecture", drawn=drawn) as ledger,
+            replaced(keras.layers.Dense, "enable_lora", _with_alpha),
+            replaced(keras.layers.Embedding, "enable_lora", _with_alpha),
             serialization_lib.SafeModeScope(safe_mode=True),
             serialization_lib.ObjectSharingScope(),
             object_registration.CustomObjectScope(scope),
@@ -92,6 +94,15 @@ def _guarded(make: Callable[[], Any], scope: Mapping[str, Any], budget: Budget, 
     if ledger.refused is not None:  # Keras went on without what was refused
         raise ledger.refused
     return model
+
+
+def _with_alpha(enable: Callable[..., Any]) -> Callable[..., Any]:
+    """When they are built, these layers enable the LoRA of their configuration, and forget its ``lora_alpha``."""
+
+    def enable_lora(layer: Any, rank: int, lora_alpha: Any = None, **initializers: Any) -> None:
+        enable(layer, rank, layer.lora_alpha if lora_alpha is None else lora_alpha, **initializers)
+
+    return enable_lora
 
 
 def _told(error: Exception) -> str:

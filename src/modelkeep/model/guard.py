@@ -100,9 +100,9 @@ def limited(budget: Budget, title: str, *, drawn: bool = True) -> Iterator[Ledge
     """
     with _LOCK, ExitStack() as stack:
         ledger = Ledger(budget, title, drawn)
-        stack.enter_context(_replaced(backend.Variable, "_validate_shape", _counting(ledger)))
-        stack.enter_context(_replaced(backend.Variable, "_initialize_with_initializer", _filling(ledger)))
-        stack.enter_context(_replaced(KerasTensor, "__init__", _shaping(ledger)))
+        stack.enter_context(replaced(backend.Variable, "_validate_shape", _counting(ledger)))
+        stack.enter_context(replaced(backend.Variable, "_initialize_with_initializer", _filling(ledger)))
+        stack.enter_context(replaced(KerasTensor, "__init__", _shaping(ledger)))
         if backend.backend() == "torch":
             from modelkeep.model.guard_torch import Ceiling
 
@@ -111,7 +111,8 @@ def limited(budget: Budget, title: str, *, drawn: bool = True) -> Iterator[Ledge
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+def replaced(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Within this context, the method ``name`` of a class is what ``make`` gives for it."""
     own = name in vars(owner)
     before = getattr(owner, name)
     setattr(owner, name, make(before))

@@ -61,8 +61,9 @@ def publish(store: Store, model: Any, request: Request, environment: Mapping[str
         return _promoted(store, model, request, environment, parents)
     contents = Contents.of(model, request.example, optimizer=request.optimizer)
     parents += _grown_from(store, contents.origins, parents)
-    newest = store.model(request.name).last()
-    donor = store.snapshot(newest.snapshot_id) if newest is not None else None
+    # what it shares with the version before it, or else with what it grew from, is not written again
+    before = [store.model(request.name).last(), *parents]
+    donor = next((store.snapshot(one.snapshot_id) for one in before if one is not None), None)
     sizes = _sizes(contents.tree["model"])
     lineage = _lineage(parents, contents.origins)
     about = _about(request, contents.framework, contents.tree["signature"], sizes, lineage)
