@@ -361,8 +361,9 @@ class Keep:
 
         Args:
             name: letters, digits, ``_``, ``-`` and ``.``.
-            model: a Keras model on any backend, a torch module, a jax pytree of parameters; or a REF such as
-                ``"run:cnn@best:val_loss"``, which is promoted without reading or writing its tensors.
+            model: a Keras model on any backend, a torch module, a jax pytree of parameters; a REF such as
+                ``"run:cnn@best:val_loss"``, which is promoted without reading or writing its tensors; or a `Path`:
+                the model in a foreign file, or the weights of one that has no architecture (`transfer` takes them).
             example: a few inputs, first axis the batch: ``x[:4]``, or a dict or list of arrays. The model is asked, and
                 its answers are kept (``load_model(check=True)`` compares). For jax a `modelkeep.Example`.
             metrics: named numbers; those of a promoted checkpoint by default.

@@ -1,5 +1,6 @@
 """``modelkeep import``: a foreign file as the next version of a model."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,12 +9,12 @@ from modelkeep.cli.exits import exit_codes
 from modelkeep.cli.options import JsonOption, KeepOption, QuietOption
 from modelkeep.cli.output import print_json
 
-HELP = "Publish the model in FILE (.keras, or legacy .h5) as the next version of NAME; nothing in it is run."
+HELP = "Publish the model or the weights in FILE as the next version of NAME; nothing in it is run."
 EPILOG = exit_codes(3, 4, 5, 6, 7, 9, 10)
 
 
 def command(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A .keras file, or a legacy .h5 or .hdf5.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file or folder of any format that is understood.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the model, such as digits.")],
     *,
     licence: Annotated[str | None, typer.Option("--licence", help="Such as apache-2.0.")] = None,
@@ -23,14 +24,12 @@ def command(
 ) -> None:
     """Import a foreign file."""
     from modelkeep.keep import open as open_place
-    from modelkeep.model.foreign import load_file
     from modelkeep.model.publish import Card
     from modelkeep.values import check_name
 
     check_name(name, "model")
-    model = load_file(file)
     opened = open_place(keep)
-    version = opened.publish(name, model, card=Card(licence=licence))
+    version = opened.publish(name, Path(file), card=Card(licence=licence))
     if as_json:
         print_json({"keep": opened.url, "version": version.ref, "snapshot": version.snapshot_id, "file": file})
     elif not quiet:

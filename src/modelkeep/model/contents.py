@@ -1,7 +1,8 @@
 """What a version of a model holds, from a live model: architecture, signature, weights, and examples with answers."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class Contents:
     """The parts of a version's state tree, as they are at this moment."""
 
     framework: str
-    """``"keras"``, ``"torch"`` or ``"jax"``."""
+    """``"keras"``, ``"torch"``, ``"jax"``, or ``"weights"`` for those of a file without an architecture."""
     tree: dict[str, Any]
     origins: Json = None
     """What weights were transferred from, as `modelkeep.model.lineage` has it."""
@@ -42,6 +43,8 @@ class Contents:
             UsageError: something that is no model; or no signature could be told, and no example was given.
             UnsupportedState: a part that cannot be kept, or whose configuration holds code.
         """
+        if isinstance(model, os.PathLike):
+            return _of_file(model, example, optimizer=optimizer)
         if _is_of(model, "keras", "Model"):
             from modelkeep.model import keras_model
 
@@ -57,7 +60,7 @@ class Contents:
             return cls("jax", _of_pytree(model, example))
         raise UsageError(
             f"a {type(model).__name__} is no model that is known; publish a Keras model, a torch module, a jax pytree "
-            "of parameters, or a REF such as 'run:cnn@best:val_loss'"
+            "of parameters, the Path of a file, or a REF such as 'run:cnn@best:val_loss'"
         )
 
 
@@ -112,6 +115,54 @@ def _of_pytree(params: Any, example: Any) -> dict[str, Any]:
         "model": jax.state_of(params),
         "examples": examples_part(given),
     }
+
+
+def _of_file(path: os.PathLike[str], example: Any, *, optimizer: bool) -> Contents:
+    """The model in a foreign file, or its weights alone; the file is remembered as their origin."""
+    from modelkeep.importers import open_weights
+    from modelkeep.model.transfer.opening import origin_of
+
+    weights = open_weights(path)
+    origins: list[Json] = [origin_of(path, weights.format)]
+    if weights.format.startswith("keras"):
+        from modelkeep.model.foreign import architecture_in, load_file
+
+        if architecture_in(weights) is not None:
+            found = Contents.of(load_file(path, compiled=optimizer), example, optimizer=optimizer)
+            return replace(found, origins=origins)
+    if example is not None or optimizer:
+        raise UsageError(f"{os.fspath(path)} ({weights.format}) holds weights alone: it cannot be asked or compiled")
+    tree = {
+        "architecture": architecture_part({"format": 1, "framework": "weights", "file": weights.format}),
+        "signature": Signature({}, {}).to_json(),
+        "model": _nested({name: tensor.read() for name, tensor in weights.model()}, os.fspath(path)),
+    }
+    return Contents("weights", tree, origins)
+
+
+def _nested(arrays: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The arrays as a tree by the parts of their names, which all of modelkeep joins by ``/``."""
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *steps, last = name.split("/")
+        place = tree
+        for step in steps:
+            place = place.setdefault(step, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"{where}: {step!r:.100} in the name {name!r:.200} is a tensor too")
+        if last in place:
+            raise UsageError(f"{where}: the name {name!r:.200} is the beginning of another one")
+        place[last] = array
+    return {name: _listed(part) for name, part in tree.items()}
+
+
+def _listed(tree: Any) -> Any:
+    """A level whose names are 0, 1, 2, … is a list: that is how a state spells such paths."""
+    if not isinstance(tree, dict):
+        return tree
+    parts = {name: _listed(part) for name, part in tree.items()}
+    numbers = [str(number) for number in range(len(parts))]
+    return [parts[number] for number in numbers] if set(numbers) == set(parts) else parts
 
 
 def _is_of(model: Any, module: str, name: str) -> bool:

@@ -64,6 +64,13 @@ def load_file(
     return model
 
 
+def architecture_in(weights: Weights) -> str | None:
+    """The configuration of a Keras model in a file, or None where it holds weights alone."""
+    name = {"keras": "config.json", "keras-h5": "model_config"}.get(weights.format, "")
+    text = weights.metadata.get(name)
+    return text if isinstance(text, str) else None
+
+
 def _built(
     path: str | os.PathLike[str],
     weights: Weights,
@@ -72,10 +79,11 @@ def _built(
     budget: Budget,
 ) -> Any:
     where = os.fspath(path)
-    text = weights.metadata.get("config.json") or weights.metadata.get("model_config")
-    if not isinstance(text, str):
+    text = architecture_in(weights)
+    if text is None:
         raise UsageError(
-            f"{where} ({weights.format}) holds weights and no architecture; build the model, and pass into=model"
+            f"{where} ({weights.format}) holds weights and no architecture; build the model, and pass into=model or "
+            "call mk.transfer(model, FILE)"
         )
     budget.check("text", len(text), f"the architecture in {where}")
     config = _parsed(text, budget)

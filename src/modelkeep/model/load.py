@@ -102,6 +102,11 @@ def _loaded(framework: str, architecture: dict[str, Json], tree: dict[str, Any],
             return _torch(architecture, tree, wish)
         case "jax":
             return _jax(tree, wish)
+        case "weights":
+            raise UsageError(
+                "this version holds weights without an architecture, as their file did; build the model, and call "
+                "mk.transfer(model, REF), which says what went where"
+            )
         case _:
             raise UnknownFormat(f"the framework {framework!r:.60} is not known; a newer modelkeep may read it")
 

@@ -4,9 +4,6 @@ from typing import Any
 
 from modelkeep.budget import Budget
 from modelkeep.errors import UsageError
-from modelkeep.frameworks.keras_names import flat_layers
-from modelkeep.model.architecture import describe
-from modelkeep.model.build import build
 from modelkeep.values import Json
 
 _FIELDS = ("lora_rank", "lora_alpha")
@@ -34,6 +31,10 @@ def merge_lora(model: Any) -> Any:
     >>> bool(np.allclose(merged(np.ones((1, 3))), model(np.ones((1, 3)))))
     True
     """
+    from modelkeep.frameworks.keras_names import flat_layers  # which need Keras; this name does not
+    from modelkeep.model.architecture import describe
+    from modelkeep.model.build import build
+
     layers = list(flat_layers(model))
     if not any(getattr(layer, "lora_enabled", False) for layer in layers):
         raise UsageError(f"model {model.name!r} has no layer with LoRA, so there is nothing to merge")

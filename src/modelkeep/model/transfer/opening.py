@@ -31,11 +31,16 @@ def open_file(path: str | os.PathLike[str]) -> Opened:
     The origin has the file's name and BLAKE3 (of a folder the name alone).
     """
     weights = open_weights(path)
+    return Opened(dict(weights.model()), origin_of(path, weights.format))
+
+
+def origin_of(path: str | os.PathLike[str], form: str) -> dict[str, Json]:
+    """The name and format of a foreign file, and its BLAKE3 where it is no folder."""
     place = os.fspath(path)
-    origin: dict[str, Json] = {"file": os.path.basename(os.path.normpath(place)), "format": weights.format}
+    origin: dict[str, Json] = {"file": os.path.basename(os.path.normpath(place)), "format": form}
     if os.path.isfile(place):
         origin["blake3"] = blake3(max_threads=blake3.AUTO).update_mmap(place).hexdigest()
-    return Opened(dict(weights.model()), origin)
+    return origin
 
 
 def open_kept(store: Store, source: Ref | Snapshot | Version) -> Opened:
