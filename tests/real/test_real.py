@@ -87,6 +87,19 @@ def test_a_legacy_keras_model_answers_as_keras_has_it(tmp_path, capsys):
     assert np.array_equal(keep.load_model("emotions").predict(x, verbose=0), wanted.predict(x, verbose=0))
 
 
+def test_a_saved_model_answers_as_tensorflow_has_it_answer():
+    path = fetched(BASIC_PITCH) / PITCH / "nmp"
+    predictor = mk.load_model(path)
+    x = np.random.default_rng(0).normal(size=(2, 43844, 1)).astype("f4")
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        signature = tf.compat.v1.saved_model.load(session, ["serve"], str(path)).signature_def["serving_default"]
+        (given,) = signature.inputs.values()
+        wanted = session.run({key: one.name for key, one in signature.outputs.items()}, {given.name: x})
+    found = predictor(x)
+    assert found.keys() == wanted.keys() == {"note", "onset", "contour"}
+    assert all(np.array_equal(found[key], wanted[key]) for key in found)
+
+
 def test_the_variables_of_a_saved_model_are_what_tensorflow_reads():
     path = fetched(BASIC_PITCH) / PITCH / "nmp"
     reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
