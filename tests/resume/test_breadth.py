@@ -50,8 +50,10 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 RARER = (
-    "epochs shorter than the data", "run eagerly", "a train_step of its own, jax", "a train_step of its own, torch",
-    "files of callbacks", "weights averaged into the model at the end",
+    "weights of samples", "epochs shorter than the data", "tensors, a rate that decays by what it was",
+    "a PyDataset with threads", "several steps an execution", "run eagerly", "a train_step of its own, jax",
+    "a train_step of its own, torch", "files of callbacks", "averaged weights",
+    "weights averaged into the model at the end",
 )  # fmt: skip
 """Left to torture, so that `make test` stays within its time."""
 
