@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from harness import assert_same_end, start, train
 
-CASE = {"backend": "jax", "data": "arrays", "every": {"epochs": 1}, "fit": {"epochs": 40}, "callbacks": "files"}
+CASE = {"backend": "jax", "data": "arrays", "every": {"epochs": 1}, "fit": {"epochs": 12}, "callbacks": "files"}
 
 
 @pytest.fixture(scope="module")
