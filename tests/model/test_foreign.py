@@ -2,6 +2,7 @@
 
 import io
 import json
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ from typer.testing import CliRunner
 import modelkeep as mk
 from modelkeep.budget import Budget
 from modelkeep.cli.main import app
-from modelkeep.errors import Damaged, LimitExceeded, NotFound, StateMismatch, UnknownFormat, Unsafe, UsageError
+from modelkeep.errors import (
+    Damaged,
+    LimitExceeded,
+    NotFound,
+    StateMismatch,
+    StorageError,
+    UnknownFormat,
+    Unsafe,
+    UsageError,
+)
 from modelkeep.importers import open_weights
 from modelkeep.model.foreign import load_file
 
@@ -231,6 +241,18 @@ def test_an_asset_that_is_a_file_and_a_folder_is_damage(tmp_path: Path, names: A
             file.writestr(f"assets/{name}", "a")
     with pytest.raises(Damaged, match="a file and a folder"):
         mk.load_model(path)
+
+
+def test_without_a_place_for_temporary_files_only_vocabularies_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = convolutional()
+    model.save(tmp_path / "plain.keras")
+    vocabularies().save(tmp_path / "words.keras")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert np.array_equal(mk.load_model(tmp_path / "plain.keras")(X), model(X))
+    with pytest.raises(StorageError, match="vocabularies"):
+        mk.load_model(tmp_path / "words.keras")
 
 
 def edited(path: Path, change: Any) -> Path:

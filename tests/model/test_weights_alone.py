@@ -112,3 +112,9 @@ def test_names_that_are_the_beginning_of_others_are_refused(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="cannot be asked"):
         keep.publish("start", npz(tmp_path), example=np.ones((2, 4)))
     assert not keep.models()
+
+
+def test_a_file_that_is_not_there_makes_no_keep(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["import", str(tmp_path / "typo.npz"), "start", "--keep", str(tmp_path / "keep")])
+    assert done.exit_code == 3
+    assert list(tmp_path.iterdir()) == []

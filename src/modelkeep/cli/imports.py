@@ -23,11 +23,13 @@ def command(
     quiet: QuietOption = False,
 ) -> None:
     """Import a foreign file."""
+    from modelkeep.importers import open_weights
     from modelkeep.keep import open as open_place
     from modelkeep.model.publish import Card
     from modelkeep.values import check_name
 
     check_name(name, "model")
+    open_weights(file)  # a file that is not there, or not understood, makes no keep
     opened = open_place(keep)
     version = opened.publish(name, Path(file), card=Card(licence=licence))
     if as_json:

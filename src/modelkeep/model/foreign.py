@@ -183,8 +183,15 @@ def _assets(weights: Weights, budget: Budget) -> Iterator[_Assets | None]:
     if weights.format != "keras":  # no other format has any
         yield None
         return
+    if not weights.assets:  # nothing is written then, and a layer that looks for some finds none
+        yield _Assets(os.devnull, ())
+        return
+    try:
+        made = tempfile.TemporaryDirectory(prefix="modelkeep-")
+    except OSError as error:
+        raise StorageError(f"no folder could be made for its vocabularies: {error}") from None
     entries = 0
-    with tempfile.TemporaryDirectory(prefix="modelkeep-") as folder:
+    with made as folder:
         for name, source in weights.assets.items():
             budget.check("text", source.size, source.name)
             data = read_bytes(source, 0, source.size)

@@ -27,7 +27,8 @@ class Predictor:
     def __init__(self, path: str, session: Any, signature: Any) -> None:
         self._path, self._session = path, session
         self._inputs, self._outputs = dict(signature.inputs), dict(signature.outputs)
-        self.signature = Signature(_infos(self._inputs), _infos(self._outputs))
+        self._infos = _infos(self._inputs)
+        self.signature = Signature(self._infos, _infos(self._outputs))
 
     def __call__(self, inputs: Any) -> Any:
         """What the graph gives for ``inputs``: an array, or a dict of them where the signature has several.
@@ -47,7 +48,7 @@ class Predictor:
         return found if len(found) > 1 else next(iter(found.values()))
 
     def _fed(self, name: str, proto: Any, value: Any) -> np.ndarray:
-        info = _info(name, proto)
+        info = self._infos[name]
         dtype = np.dtype(object if info.dtype == "string" else info.dtype)
         try:
             array = value if isinstance(value, np.ndarray) else np.asarray(value, dtype)
@@ -94,6 +95,7 @@ def load_predictor(path: str | os.PathLike[str], budget: Budget) -> Predictor:
         with graph.as_default():
             loaded = tf.compat.v1.saved_model.load(session, ["serve"], place)
     except Exception as error:  # noqa: BLE001  TensorFlow's loader raises whatever it stumbles over
+        session.close()
         raise Damaged(f"{place}: TensorFlow cannot load it: {error!s:.300}", place) from None
     signatures = {name: one for name, one in loaded.signature_def.items() if one.outputs and not name.startswith("__")}
     if _DEFAULT not in signatures and len(signatures) != 1:

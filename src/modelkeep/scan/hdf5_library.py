@@ -71,8 +71,9 @@ def _of_objects(h5py: Any, file: Any, source: Asked, budget: Budget) -> Iterator
                 budget.check("depth", place.count("/"), f"{source.name} {place[:200]}")
                 pending.append((child, place))
             elif isinstance(child, h5py.Dataset):
-                total += child.size * child.dtype.itemsize if child.shape is not None else 0
                 yield from _of_dataset(child, f"{source.name} {place}")
+                if not child.is_virtual:  # whose shape, where it goes by a pattern, is looked for in files without end
+                    total += child.size * child.dtype.itemsize if child.shape is not None else 0
     if total > budget.nbytes:
         yield beyond(source.name, f"datasets of {total:,} bytes")
 
