@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from modelkeep.keep import export as export
     from modelkeep.keep import load_model as load_model
     from modelkeep.keep import open as open  # noqa: A004  see there
+    from modelkeep.keep import predictor as predictor
     from modelkeep.keep import transfer as transfer
     from modelkeep.model.contents import Example as Example
     from modelkeep.model.lora import merge_lora as merge_lora
@@ -64,6 +65,7 @@ _HOMES = {
     "load_model": "modelkeep.keep",
     "merge_lora": "modelkeep.model.lora",
     "open": "modelkeep.keep",
+    "predictor": "modelkeep.keep",
     "retain": "modelkeep.training.policy",
     "transfer": "modelkeep.keep",
 }
@@ -94,6 +96,7 @@ __all__ = [
     "load_model",
     "merge_lora",
     "open",
+    "predictor",
     "retain",
     "transfer",
 ]

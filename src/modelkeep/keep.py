@@ -13,8 +13,8 @@ from modelkeep.errors import ModelkeepError, NotFound, UsageError
 from modelkeep.model.load import Wish, load_version
 from modelkeep.model.publish import Card, Request, publish
 from modelkeep.snapshot import Snapshot
-from modelkeep.store import GRACE_SECONDS, Checkpoint, GcReport, ModelRecord, Move, Store, VerifyReport, Version
-from modelkeep.store.resolve import snapshot_and_version
+from modelkeep.store import GRACE_SECONDS, Checkpoint, Export, GcReport, ModelRecord, Move, Store, VerifyReport, Version
+from modelkeep.store.resolve import find_version, snapshot_and_version
 from modelkeep.store.retention import valid_runs
 from modelkeep.training import environment
 from modelkeep.training.place import default_place
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from modelkeep.model.transfer.report import TransferReport
     from modelkeep.model.transfer.resizing import Resize
     from modelkeep.model.transfer.sources import Rename
+    from modelkeep.runtime.predictor import Predictor
 
 Tree = Any
 
@@ -103,15 +104,31 @@ def export(
     out: str | os.PathLike[str] | None = None,
     *,
     keep: "str | os.PathLike[str] | Keep | None" = None,
-    overwrite: bool = False,
-    custom_objects: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Path:
-    """Write a model of a keep in a format of others, and prove it; `Keep.export` says how.
+    """Write a model of a keep in a format of others, and prove it; `Keep.export` says how, and has the options.
 
     ``KEEP#REF`` names another keep than ``keep``.
     """
     opened, parsed = _located(ref, keep)
-    return opened.export(parsed, to, out, overwrite=overwrite, custom_objects=custom_objects)
+    return opened.export(parsed, to, out, **options)
+
+
+def predictor(
+    ref: str | Ref | Version,
+    *,
+    keep: "str | os.PathLike[str] | Keep | None" = None,
+    runtime: str | None = None,
+    threads: int | None = None,
+    warm_up: bool = False,
+) -> "Predictor":
+    """A model of a keep that answers without its training framework; `Keep.predictor` says how.
+
+    ``KEEP#REF`` names another keep than ``keep``.
+    """
+    opened, parsed = _located(ref, keep)
+    assert not isinstance(parsed, Snapshot)
+    return opened.predictor(parsed, runtime=runtime, threads=threads, warm_up=warm_up)
 
 
 def transfer(
@@ -426,27 +443,42 @@ class Keep:
         *,
         overwrite: bool = False,
         custom_objects: Mapping[str, Any] | None = None,
+        again: bool = False,
+        tolerance: float | None = None,
+        **options: Any,
     ) -> Path:
-        """Write a model in a format of others, and prove it: what was written is read back and compared bit for bit.
+        """Write a model in a format of others, and prove it. It stands under its name when it is whole, proven and
+        durable; else nothing does.
 
-        It stands under its name when it is whole, compared and durable; else nothing does.
+        What a framework reads (``"keras"``, ``"weights-h5"``, ``"safetensors"``, ``"huggingface"``, ``"torch"``,
+        ``"npz"``) is read back and compared bit for bit. What a runtime runs (``"savedmodel"``, ``"litert"``,
+        ``"onnx"``, ``"tfjs"``) is a graph: it is written by a process of its own with Keras on TensorFlow, whichever
+        backend trained the model, and opened in its own runtime, where it answers the examples of the version, all of
+        them at once and the first alone. The graph of a version is kept with it, and found again the next time.
 
         Args:
             ref: a version or a checkpoint, as for `load_model`.
-            to: ``"keras"``, ``"weights-h5"``, ``"safetensors"``, ``"huggingface"`` (a folder), ``"torch"`` (a state
-                dict) or ``"npz"``. ``"keras"`` is also asked the examples, if there are any.
+            to: the format.
             out: the path; by default the name of the model with the format's suffix, in the current folder.
             overwrite: take the place of what is there.
-            custom_objects: classes beyond Keras' own, for the two formats of Keras.
+            custom_objects: classes beyond Keras' own.
+            again: make a graph anew, though the version has it.
+            tolerance: what a graph's answers may differ by, as a share of the largest value of an output; by default
+                1e-4, 0.02 where the model computes in half precision, and more where ``quantize`` says so.
+            options: of a graph: ``quantize`` (litert: ``"dynamic"``, ``"int8"``, ``"float16"``; tfjs: ``"float16"``,
+                ``"uint8"``), ``batch`` (litert: the only size of the first axis), ``flex`` (litert: allow operations
+                that only the Flex delegate has), ``opset`` (onnx: from 15 to 18).
 
         Returns: the path.
 
         Raises:
             NotFound: there is no such model or folder; or a class that it uses was not passed.
-            UsageError: no such format; or not one for this model, such as ``"keras"`` for a torch module.
+            UsageError: no such format, or not one for this model, such as ``"keras"`` for a torch module; an operation
+                that the format has not; no examples to prove a graph on; or its runtime is not installed.
             UnsupportedState: a dtype that the format has not.
             AlreadyExists: something is there, and ``overwrite`` is False.
-            NotExact: the format's own library reads something else.
+            NotExact: the format's own library reads something else; or a graph answers otherwise than the model, with
+                the first layer whose output differs.
             StorageError: it could not be written, as on a full disk.
 
         >>> import keras, tempfile
@@ -456,18 +488,101 @@ class Keep:
         ...     keep.export(version, "safetensors", f"{folder}/digits.safetensors").name
         'digits.safetensors'
         """
-        from modelkeep.exporters.export import export
+        from modelkeep.exporters import graphs
+        from modelkeep.exporters.export import export, write_weights
         from modelkeep.exporters.formats import check_format
+        from modelkeep.exporters.options import Options
         from modelkeep.exporters.source import Source
 
-        suffix = check_format(to).suffix
+        found = check_format(to)
         parsed = Ref.parse(ref) if isinstance(ref, str) else ref
         snapshot, version = snapshot_and_version(self._store, parsed)
         named = version.ref if version is not None else str(parsed) if isinstance(parsed, Ref) else snapshot.id
         name = version.model if version is not None else parsed.name if isinstance(parsed, Ref) else snapshot.short
-        path = Path(out) if out is not None else Path(f"{name}{suffix}")
+        path = Path(out) if out is not None else Path(f"{name}{found.suffix}")
         source = Source(self._store, snapshot, named, custom_objects or {})
-        return export(source, to, path, overwrite=overwrite)
+        checked = Options.checked(to, name=name, **options)
+        if not found.is_graph:
+            return export(path, found.suffix, lambda place: write_weights(source, to, place), overwrite=overwrite)
+        request = graphs.Request(source, version, to, checked, tolerance, again)
+        return export(path, found.suffix, lambda place: graphs.make(request, place), overwrite=overwrite)
+
+    def exports(self, ref: str | Ref | Version) -> list[tuple[Export, dict[str, Any]]]:
+        """The graphs that a version was exported to, newest first, each with its proof as JSON.
+
+        A proof has ``tolerance``, ``bytes`` and ``runtimes``: for each its version, the milliseconds of loading, and
+        for each size of batch ``max_abs``, ``max_rel`` (of the largest value of an output), ``top`` (how often the
+        top answer is the same) and the milliseconds of a call.
+
+        Raises:
+            NotFound: there is no such version.
+            Damaged: a record cannot be read.
+        """
+        from modelkeep.runtime.artifact import proof_of
+
+        version = self._version(ref)
+        exports = self._store.model(version.model).exports(version.number).all()
+        return [(one, proof_of(self._store, one)) for one in exports]
+
+    def verify_exports(self, ref: str | Ref | Version) -> list[tuple[Export, dict[str, Any]]]:
+        """Prove the exports of a version again, with the runtimes that are installed today; nothing is changed.
+
+        Raises:
+            NotExact: one answers otherwise than the model.
+            Damaged: its bytes are not those that were written; or its runtime cannot open it any more.
+            UsageError: its runtime is not installed.
+        """
+        from modelkeep.exporters import graphs
+        from modelkeep.exporters.source import Source
+
+        version = self._version(ref)
+        source = Source(self._store, self.snapshot(version), version.ref)
+        exports = self._store.model(version.model).exports(version.number).all()
+        return [(one, graphs.verify(self._store, source, one)) for one in exports]
+
+    def predictor(
+        self,
+        ref: str | Ref | Version,
+        *,
+        runtime: str | None = None,
+        threads: int | None = None,
+        warm_up: bool = False,
+    ) -> "Predictor":
+        """A version that answers without its training framework.
+
+        The lightest runtime is taken that is installed here and was proven on an export of the version: LiteRT,
+        onnxruntime, OpenVINO, TensorFlow's C library; else Keras itself. Every byte is checked when it is read.
+
+        Args:
+            ref: a version, such as ``"digits@champion"``.
+            runtime: ``"litert"``, ``"onnxruntime"``, ``"openvino"``, ``"tensorflow-c"`` or ``"keras"``: just this one.
+            threads: how many it may use; by default its own choice.
+            warm_up: compute once before this returns, so that the first call is as fast as the others.
+
+        Returns: what is called with inputs, as `modelkeep.runtime.predictor.Predictor` says.
+
+        Raises:
+            NotFound: there is no such version; or it has no export that ``runtime`` was proven on.
+            UsageError: there is no such runtime, or none that is installed can answer; with what to do.
+            Damaged: bytes are not those that were written.
+
+        >>> import keras, numpy as np
+        >>> keep, model = open("memory://docs-predictor"), keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> predict = keep.predictor(keep.publish("digits", model, example=np.ones((2, 3), "float32")))
+        >>> predict([[1, 2, 3], [4, 5, 6]]).shape
+        (2, 2)
+        """
+        from modelkeep.runtime.predictor import open_predictor
+
+        found = open_predictor(self._store, self._version(ref), runtime=runtime, threads=threads)
+        if warm_up:
+            found.warm_up()
+        return found
+
+    def _version(self, ref: str | Ref | Version) -> Version:
+        if isinstance(ref, Version):
+            return ref
+        return find_version(self._store, Ref.parse(ref) if isinstance(ref, str) else ref)
 
     def models(self) -> list[str]:
         """The names of the models that have a version, ascending."""

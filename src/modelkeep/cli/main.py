@@ -4,7 +4,23 @@ from typing import Annotated
 
 import typer
 
-from modelkeep.cli import alias, cat, demo, doctor, export, gc, history, imports, ls, publish, rm, scan, show, verify
+from modelkeep.cli import (
+    alias,
+    cat,
+    demo,
+    doctor,
+    export,
+    gc,
+    history,
+    imports,
+    ls,
+    predict,
+    publish,
+    rm,
+    scan,
+    show,
+    verify,
+)
 from modelkeep.cli.exits import watched_output, with_exit_codes
 from modelkeep.cli.options import KeepOption
 
@@ -23,7 +39,7 @@ app = typer.Typer(
 
 for module, name in (
     (ls, "ls"), (show, "show"), (cat, "cat"), (history, "history"), (publish, "publish"), (imports, "import"),
-    (export, "export"), (alias, "alias"), (rm, "rm"),
+    (export, "export"), (predict, "predict"), (alias, "alias"), (rm, "rm"),
     (scan, "scan"), (verify, "verify"), (gc, "gc"), (doctor, "doctor"), (demo, "demo"),
 ):  # fmt: skip
     app.command(name, help=module.HELP, epilog=module.EPILOG)(with_exit_codes(module.command))

@@ -18,7 +18,7 @@ from modelkeep.cli.output import (
 if TYPE_CHECKING:
     from modelkeep.keep import Keep
     from modelkeep.snapshot import Snapshot
-    from modelkeep.store import ModelRecord, Version
+    from modelkeep.store import Export, ModelRecord, Version
     from modelkeep.values import Ref
 
 
@@ -99,11 +99,18 @@ def show_version(keep: "Keep", ref: "Ref", *, as_json: bool, quiet: bool) -> Non
 
     version = find_version(keep.store, ref)
     snapshot = keep.snapshot(version)
+    exports = keep.exports(version)
     aliases = [name for name, number in keep.model(version.model).aliases().items() if number == version.number]
     if as_json:
         about = {**asdict(version), "aliases": aliases, "nbytes": snapshot.nbytes, "meta": dict(snapshot.meta)}
         print_json(
-            {"keep": keep.url, **about, "signature": _part(snapshot, "signature"), "card": _part(snapshot, "card")}
+            {
+                "keep": keep.url,
+                **about,
+                "signature": _part(snapshot, "signature"),
+                "card": _part(snapshot, "card"),
+                "exports": [{**asdict(one), "proof": proof} for one, proof in exports],
+            }
         )
         return
     if quiet:
@@ -112,6 +119,9 @@ def show_version(keep: "Keep", ref: "Ref", *, as_json: bool, quiet: bool) -> Non
     print_table(version.ref, ("what", "value"), _about(version, snapshot, sorted(aliases)))
     print_gap()
     print_table("layers", ("layer", "tensors", "parameters", "size"), _layers(snapshot), right=_NUMBERS)
+    if exports:
+        print_gap()
+        print_exports("exports", exports)
     card = _part(snapshot, "card")
     if isinstance(card, str) and is_terminal():
         from rich.console import Console
@@ -120,6 +130,33 @@ def show_version(keep: "Keep", ref: "Ref", *, as_json: bool, quiet: bool) -> Non
         from modelkeep.cli.exits import printable
 
         Console().print(Markdown(printable(card).partition("\n---\n")[2]))
+
+
+def print_exports(title: str, exports: "list[tuple[Export, dict[str, Any]]]") -> None:
+    """The exports of a version, a row for each runtime that opened one."""
+    columns = ("format", "size", "runtime", "differs by", "same top", "call")
+    rows = [row for one, proof in exports for row in _proof_rows(one, proof)]
+    print_table(title, columns, rows, right={"size", "same top", "call"})
+
+
+def _proof_rows(export: "Export", proof: dict[str, Any]) -> list[tuple[str, ...]]:
+    options = ", ".join(f"{name} {value}" for name, value in export.options.items())
+    named = f"{export.format}{f' ({options})' if options else ''}"
+    rows: list[tuple[str, ...]] = []
+    for told in proof["runtimes"]:
+        runtime = f"{told['runtime']} {told['version']}"
+        batches = told.get("batches")
+        if not batches:
+            reason = str(told.get("cannot") or told.get("differs") or "").partition("\n")[0]
+            rows.append((named, shown_bytes(proof["bytes"]), runtime, f"no second opinion: {reason:.60}", "", ""))
+            continue
+        worst = max(one["max_rel"] for one in batches)
+        tops = [one["top"] for one in batches if one["top"] is not None]
+        call = min(one["call_ms"] for one in batches)
+        top = f"{min(tops):.0%}" if tops else ""
+        gap = f"{worst:.1e} of the largest, {proof['tolerance']:.0e} tolerated"
+        rows.append((named, shown_bytes(proof["bytes"]), runtime, gap, top, f"{call:.3g} ms"))
+    return rows
 
 
 _NUMBERS = {"tensors", "parameters", "size"}

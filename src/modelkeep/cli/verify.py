@@ -3,24 +3,31 @@
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from modelkeep.cli.exits import exit_codes, printable
-from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, open_keep
+from modelkeep.cli.options import JsonOption, KeepOption, QuietOption, complete_models, open_keep
 from modelkeep.cli.output import print_json, print_table, shown_bytes
 
 if TYPE_CHECKING:
     from modelkeep.keep import Keep
     from modelkeep.store import Damage, VerifyReport
 
-HELP = "Read every byte of the keep and name each damaged tensor. Nothing is changed."
-EPILOG = exit_codes(3, 4, 5, 7)
+HELP = (
+    "Read every byte of the keep and name each damaged tensor. With --export, run the exports of a version again on "
+    "its examples. Nothing is changed."
+)
+EPILOG = exit_codes(3, 4, 5, 7, 8)
 
 
 def command(
     *,
+    export: Annotated[
+        str | None,
+        typer.Option("--export", metavar="MODEL", autocompletion=complete_models, help="Such as digits@champion."),
+    ] = None,
     keep: KeepOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -28,6 +35,9 @@ def command(
     """Verify a keep."""
     from modelkeep.errors import Damaged, UnknownFormat
 
+    if export is not None:
+        _verify_exports(export, keep, as_json=as_json, quiet=quiet)
+        return
     opened = open_keep(keep)
     report = opened.verify() if quiet or as_json or not sys.stderr.isatty() else _with_progress(opened)
     if as_json:
@@ -36,6 +46,22 @@ def command(
         _print(opened, report)
     if not report.ok:
         raise typer.Exit((Damaged if report.damages else UnknownFormat).exit_code)
+
+
+def _verify_exports(ref: str, keep: str | None, *, as_json: bool, quiet: bool) -> None:
+    from modelkeep.cli.models import print_exports
+    from modelkeep.errors import NotFound
+    from modelkeep.values import Ref
+
+    parsed = Ref.parse(ref)
+    opened = open_keep(parsed.keep or keep)
+    found = opened.verify_exports(parsed)
+    if not found:
+        raise NotFound(f"{parsed} has no exports; modelkeep export {parsed} --to litert makes one")
+    if as_json:
+        print_json({"keep": opened.url, "model": str(parsed), "exports": [proof for _, proof in found]})
+    elif not quiet:
+        print_exports(f"{parsed}: proven again", found)
 
 
 def _with_progress(keep: "Keep") -> "VerifyReport":

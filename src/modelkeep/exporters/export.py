@@ -1,4 +1,4 @@
-"""Which formats there are, and how a file of one comes to stand under its name: whole, checked and durable."""
+"""How what is exported comes to stand under its name: whole, proven and durable."""
 
 import os
 import secrets
@@ -7,32 +7,30 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 from modelkeep.errors import AlreadyExists, ModelkeepError, NotExact, NotFound, StorageError
-from modelkeep.exporters.formats import check_format
+from modelkeep.exporters.formats import FORMATS
 from modelkeep.exporters.source import Source
 
+Write = Callable[[Path], None]
+"""Writes what is exported to a path, and raises where it is not proven."""
 
-def export(source: Source, to: str, out: Path, *, overwrite: bool = False) -> Path:
-    """Write a model in a format of others, read it back with the format's own library, and only then name it ``out``.
+
+def export(out: Path, suffix: str, write: Write, *, overwrite: bool = False) -> Path:
+    """Have something written and proven beside ``out``, and only then give it that name.
 
     Raises:
-        UsageError: no such format, or one that this model cannot have.
         AlreadyExists: something is called ``out``, and ``overwrite`` is False.
         NotExact: what was read back is not what was written; nothing is called ``out``.
         StorageError: it could not be written; nothing is called ``out``.
     """
-    found = check_format(to)
     if not overwrite and os.path.lexists(out):
         raise AlreadyExists(f"{out} is there already; choose another path, or pass overwrite=True (--overwrite)")
     if not out.parent.is_dir():
         raise NotFound(f"{out.parent}: there is no such folder; make it first")
-    module = import_module(f"modelkeep.exporters.{found.module}")
-    temporary = out.with_name(f".{secrets.token_hex(4)}.{out.name.removesuffix(found.suffix)}{found.suffix}")
+    temporary = out.with_name(f".{secrets.token_hex(4)}.{out.name.removesuffix(suffix)}{suffix}")
     try:
-        module.write(source, temporary)
-        _check(module, source, temporary)
+        write(temporary)
         _settle(temporary, out, overwrite)
     except ModelkeepError:
         raise
@@ -43,7 +41,15 @@ def export(source: Source, to: str, out: Path, *, overwrite: bool = False) -> Pa
     return out
 
 
-def _check(module: ModuleType, source: Source, path: Path) -> None:
+def write_weights(source: Source, to: str, path: Path) -> None:
+    """Write a format that a framework reads, and read it back with the format's own library.
+
+    Raises:
+        UsageError: one that this model cannot have.
+        NotExact: what was read back is not what was written.
+    """
+    module = import_module(FORMATS[to].path)
+    module.write(source, path)
     try:
         module.check(source, path)
     except (ModelkeepError, OSError):

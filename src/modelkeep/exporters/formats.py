@@ -14,6 +14,22 @@ class Format:
     module: str
     suffix: str
     about: str
+    packages: tuple[str, ...] = ()
+    """What a graph is written with, as modules."""
+    extra: str = ""
+    """What brings them: ``modelkeep[EXTRA]``."""
+    backend: str = "tensorflow"
+    """The backend of Keras that a graph is written from."""
+
+    @property
+    def path(self) -> str:
+        """The module, as it is imported."""
+        return self.module if "." in self.module else f"modelkeep.exporters.{self.module}"
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether it is run by a runtime, and not read by a framework into a model that is there."""
+        return bool(self.packages)
 
 
 FORMATS: Mapping[str, Format] = {
@@ -23,6 +39,29 @@ FORMATS: Mapping[str, Format] = {
     "huggingface": Format("huggingface", "", "a folder: safetensors (with an index if large), config.json, the card"),
     "torch": Format("torch", ".pt", "the weights as a state dict, for torch.load(weights_only=True)"),
     "npz": Format("npz", ".npz", "the weights by name, for numpy.load"),
+    "savedmodel": Format(
+        "savedmodel",
+        "",
+        "a folder for TensorFlow Serving: a SavedModel, and models.config",
+        ("tensorflow", "keras"),
+        "tensorflow",
+    ),
+    "litert": Format(
+        "litert",
+        ".tflite",
+        "a file for LiteRT, on phones",
+        ("tensorflow", "keras", "ai_edge_litert"),
+        "export",
+    ),
+    "onnx": Format(
+        "onnx",
+        ".onnx",
+        "a file for onnxruntime and many others",
+        ("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime"),
+        "export",
+    ),
+    "stablehlo": Format("stablehlo", ".stablehlo", "a file for jax.export.deserialize", ("jax", "keras"), "jax", "jax"),
+    "pt2": Format("pt2", ".pt2", "a file for torch.export.load", ("torch", "keras"), "torch", "torch"),
 }
 """By the name that a person gives."""
 

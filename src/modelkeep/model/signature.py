@@ -110,6 +110,69 @@ def tensors(infos: Infos) -> Iterator[TensorInfo]:
         yield from tensors(part)
 
 
+def named(infos: Infos) -> dict[str, TensorInfo]:
+    """Each tensor by a name of its own, as exported graphs have them: of a dict the key, else the tensor's own name.
+
+    >>> list(named({"image": TensorInfo("keras_tensor", "float32", (None, 8)), "size": TensorInfo("s", "float32", ())}))
+    ['image', 'size']
+    >>> list(named([TensorInfo("x", "float32", ()), TensorInfo("x", "float32", ())]))
+    ['x', 'x_1']
+    """
+    found: dict[str, TensorInfo] = {}
+    for keys, info in _walked(infos, ()):
+        wanted = "_".join(keys) or info.name
+        name, count = wanted, 0
+        while name in found:
+            count += 1
+            name = f"{wanted}_{count}"
+        found[name] = info
+    return found
+
+
+def flat(infos: Infos, value: Any) -> dict[str, Any]:
+    """The tensors of a value that is nested as ``infos`` are, by the names of `named`.
+
+    >>> flat([TensorInfo("x", "float32", ()), TensorInfo("y", "float32", ())], (1.0, 2.0))
+    {'x': 1.0, 'y': 2.0}
+    """
+    return dict(zip(named(infos), _leaves(infos, value), strict=True))
+
+
+def nested(infos: Infos, values: Mapping[str, Any]) -> Any:
+    """The other way: values by the names of `named`, nested as ``infos`` are."""
+    return _filled(infos, iter([values[name] for name in named(infos)]))
+
+
+def _walked(infos: Infos, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], TensorInfo]]:
+    if isinstance(infos, TensorInfo):
+        yield keys, infos
+    elif isinstance(infos, dict):
+        for key, part in infos.items():
+            yield from _walked(part, (*keys, key))
+    else:
+        for part in infos:
+            yield from _walked(part, ())
+
+
+def _leaves(infos: Infos, value: Any) -> Iterator[Any]:
+    if isinstance(infos, TensorInfo):
+        yield value
+    elif isinstance(infos, dict):
+        for key, part in infos.items():
+            yield from _leaves(part, value[key])
+    else:
+        for part, item in zip(infos, value, strict=True):
+            yield from _leaves(part, item)
+
+
+def _filled(infos: Infos, values: Iterator[Any]) -> Any:
+    if isinstance(infos, TensorInfo):
+        return next(values)
+    if isinstance(infos, dict):
+        return {key: _filled(part, values) for key, part in infos.items()}
+    return [_filled(part, values) for part in infos]
+
+
 def info_of(array: Any, name: str) -> TensorInfo:
     """The info of an array whose first axis counts examples."""
     array = np.asarray(array)

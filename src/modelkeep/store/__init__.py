@@ -7,6 +7,7 @@ record that names them, then the reference that names the record; readers go the
 from modelkeep.store import layout
 from modelkeep.store.aliases import Move
 from modelkeep.store.check import Damage, VerifyReport
+from modelkeep.store.exports import Export, Exports
 from modelkeep.store.models import ModelRecord
 from modelkeep.store.promote import Part
 from modelkeep.store.resolve import find_checkpoint, find_version, newest_good
@@ -25,6 +26,8 @@ __all__ = [
     "Best",
     "Checkpoint",
     "Damage",
+    "Export",
+    "Exports",
     "Garbage",
     "GcReport",
     "MetricRow",

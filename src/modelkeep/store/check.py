@@ -203,6 +203,7 @@ def _check_model(keep: _Keep, model: ModelRecord) -> None:
             key = layout.snapshot_key(version.snapshot_id)
             what = "the record is gone; restore it from a copy of the keep, or publish the model again"
             keep.findings.damages.append(Damage(key, (), (version.snapshot_id,), (version.ref,), what))
+        _check_exports(keep, model, version, damaged)
     for name in model.alias_names():
         try:
             model.history(name, on_damage=damaged.__setitem__)
@@ -210,6 +211,22 @@ def _check_model(keep: _Keep, model: ModelRecord) -> None:
         except ModelkeepError as error:
             damaged.setdefault(key_of(error, f"{model.prefix}/aliases/{name}"), error)
     _add_unknown(keep, damaged)
+
+
+def _check_exports(keep: _Keep, model: ModelRecord, version: Version, damaged: dict[str, Exception]) -> None:
+    exports = model.exports(version.number)
+    try:
+        found = exports.all()
+    except ModelkeepError as error:
+        damaged.setdefault(key_of(error, model.prefix), error)
+        return
+    for export in found:
+        ref = f"{version.ref} as {export.format}"
+        keep.refs.setdefault(export.snapshot_id, []).append(ref)
+        if not keep.store.has_snapshot(export.snapshot_id) and not _is_withdrawn(model, version):
+            key = layout.snapshot_key(export.snapshot_id)
+            what = "the record is gone; restore it from a copy of the keep, or export the version again"
+            keep.findings.damages.append(Damage(key, (), (export.snapshot_id,), (ref,), what))
 
 
 def _is_withdrawn(model: ModelRecord, version: Version) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 
+from modelkeep.store.numbering import newest_first
 from modelkeep.values import SnapshotId
 
 KEEP = "keep.json"
@@ -73,6 +74,11 @@ def removals_folder(model: str) -> str:
     return f"{model_folder(model)}/removals"
 
 
+def exports_folder(model: str, version: int) -> str:
+    """The folder of the exports of a version, named as the version is."""
+    return f"{model_folder(model)}/exports/{newest_first(version)}"
+
+
 _KNOWN = re.compile(
     r"keep\.json"
     r"|shards/[0-9a-f]{2}/[0-9a-f]{16}-[0-9]{1,9}\.safetensors"
@@ -80,7 +86,7 @@ _KNOWN = re.compile(
     r"|gc/(condemned/[0-9]{10}|snapshots/[0-9a-f]{64})\.json"
     r"|runs/[^/]+/(attempts/[0-9]{10}/(start|metrics/[0-9]{10})|checkpoints/[0-9]{10}|dropped/[0-9]{10}"
     r"|finished/[0-9]{10})\.json"
-    r"|models/[^/]+/(versions/[0-9]{10}|removals/[0-9]{10}/[0-9]{10}|aliases/[^/]+/[0-9]{10})\.json"
+    r"|models/[^/]+/(versions/[0-9]{10}|(removals|exports)/[0-9]{10}/[0-9]{10}|aliases/[^/]+/[0-9]{10})\.json"
 )
 
 

@@ -24,6 +24,7 @@ from modelkeep.snapshot.canonical import check_json
 from modelkeep.store import layout
 from modelkeep.store.aliases import AliasRecord, Move, is_alias
 from modelkeep.store.documents import DAMAGE, OnDamage, key_of, making_sense
+from modelkeep.store.exports import Exports
 from modelkeep.store.journal import Journal
 from modelkeep.store.numbering import LAST_NUMBER
 from modelkeep.store.removals import Removals
@@ -189,6 +190,10 @@ class ModelRecord:
                 "look what needs it, and remove it again"
             )
 
+    def exports(self, number: int) -> Exports:
+        """What a version was exported to."""
+        return Exports(self.backend, self.name, number)
+
     # Aliases
 
     def alias(self, name: str, version: int | None, *, expect: int | None = None, reason: str = "") -> Move | None:
@@ -265,8 +270,10 @@ class ModelRecord:
     # For the sweep
 
     def named_snapshots(self) -> set[SnapshotId]:
-        """The snapshots of the versions that were not removed; each record is read once. Raises Damaged."""
-        return set(self._snapshots(set(self._versions.numbers()) - self._removals.removed()).values())
+        """The snapshots of the versions that were not removed, and of their exports. Raises Damaged."""
+        there = set(self._versions.numbers()) - self._removals.removed()
+        exported = {export.snapshot_id for number in there for export in self.exports(number).all()}
+        return {*self._snapshots(there).values(), *exported}
 
     def settle_removals(self, snapshots: set[SnapshotId]) -> None:
         """Make durable the removals of versions with these snapshots: who removed them may have died before."""

@@ -108,14 +108,17 @@ def free(store: "Store", dropped: Sequence[Checkpoint]) -> None:
 
 
 def free_versions(store: "Store", removed: Sequence[Version]) -> None:
-    """Delete the snapshots of removed versions, and the shards that no snapshot holds any more.
+    """Delete the snapshots of removed versions and of their exports, and the shards that no snapshot holds any more.
 
     ``ModelRecord.remove`` comes first. What another version or a checkpoint still names is kept, and so is a state that
     was not saved for a model: somebody may know it by its id. Where some record of the keep cannot be read nothing is
     deleted, and a warning says so.
     """
     try:
-        models = {one for one in {version.snapshot_id for version in removed} if _is_of_model(store, one)}
+        named = {version.snapshot_id for version in removed}
+        for version in removed:
+            named |= {export.snapshot_id for export in store.model(version.model).exports(version.number).all()}
+        models = {one for one in named if _is_of_model(store, one)}
         collect(store, drop_snapshots(store, models) - store.shards_in_use())
     except _UNREADABLE as error:
         text = f"no space was freed, since a record cannot be read: {error}; see `modelkeep verify`"
@@ -153,7 +156,7 @@ def drop_snapshots(store: "Store", snapshots: AbstractSet[SnapshotId]) -> set[st
 
 def _is_of_model(store: "Store", snapshot: SnapshotId) -> bool:
     try:
-        return store.snapshot(snapshot).meta.get("kind") == "model"
+        return store.snapshot(snapshot).meta.get("kind") in {"model", "export"}
     except NotFound:
         return False
 

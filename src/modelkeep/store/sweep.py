@@ -1,9 +1,9 @@
 """Garbage collection: what no run and no model names any more, and what was never named.
 
-Checkpoints that no run names, models that no version names, shards that no snapshot holds and sentences that are served
-are removed. A state that `Keep.save_state` kept is named by its id, which somebody may hold: it is never garbage. What
-was never named may be about to be, by a save under way: so it must be a day old by the store's clock, and no run may be
-held by a live process. Publishers hold no lock: models are condemned first (`drop_snapshots`).
+Checkpoints that no run names, models and exports that no version names, shards that no snapshot holds and sentences
+that are served are removed. A state that `Keep.save_state` kept is named by its id, which somebody may hold: it is
+never garbage. What was never named may be about to be, by a save under way: so it must be a day old by the store's
+clock, and no run may be held by a live process. Publishers hold no lock: models are condemned first (`drop_snapshots`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,11 @@ from modelkeep.store.retention import collect, drop_snapshots, named_snapshots, 
 if TYPE_CHECKING:
     from modelkeep.store.store import Store
 
-_REASONS = {"checkpoint": "a checkpoint that no run names", "model": "a model that no version names"}
+_REASONS = {
+    "checkpoint": "a checkpoint that no run names",
+    "model": "a model that no version names",
+    "export": "an export that no version names",
+}
 """Why a snapshot is garbage that nothing names, by its kind; one of any other kind never is."""
 
 GRACE_SECONDS = 24 * 3600.0
@@ -116,7 +120,7 @@ def _remove(store: "Store", garbage: Sequence[Garbage], before: float) -> list[G
         run.settle_dropped()
     named = named_snapshots(store)
     records = {one for one in garbage if _is_record(one) and layout.snapshot_of(one.key) not in named}
-    models = {layout.snapshot_of(one.key) for one in records if one.reason == _REASONS["model"]}
+    models = {layout.snapshot_of(one.key) for one in records if one.reason != _REASONS["checkpoint"]}
     for snapshot_id in sorted({layout.snapshot_of(one.key) for one in records} - models):
         store.delete_snapshot(snapshot_id)
     drop_snapshots(store, models)  # publishers hold no lock
