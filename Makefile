@@ -16,7 +16,7 @@ BENCH_ARGS  ?=
 
 help:
 	@echo "make setup    build $(VENV) with pinned requirements (about 5 minutes and 3 GB; nothing the second time)"
-	@echo "make tools    what the tests of crashes use besides Python (strace, FUSE, xfs, btrfs), by apt-get as root; the tests that lack them are skipped"
+	@echo "make tools    what tests use besides Python (strace, FUSE, xfs, btrfs, Chromium), by apt-get as root; the tests that lack them are skipped"
 	@echo "make demo     train, kill, resume, compare bit for bit, and draw it (under two minutes)"
 	@echo "make test     the tests, without the ones marked torture"
 	@echo "make check    lint, types, layers and test"
@@ -28,7 +28,7 @@ setup: $(STAMP)
 
 # torch is named with its version so that an index which offers a CPU build of it is asked for just that one.
 # --no-build-isolation: the build back end is pinned in requirements/dev.txt like everything else.
-$(STAMP): pyproject.toml requirements/dev.txt
+$(STAMP): pyproject.toml requirements/dev.txt requirements/package.json
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "setup: $(PYTHON) is older than Python 3.11; name a newer one: make setup PYTHON=/path/to/python3.11"; exit 1; }
 	@[ -x $(PY) ] || { echo "setup: creating $(VENV) with $$($(PYTHON) -V)"; $(PYTHON) -m venv $(VENV); }
@@ -37,19 +37,22 @@ $(STAMP): pyproject.toml requirements/dev.txt
 	@echo "setup: installing the frameworks and tools pinned in requirements/dev.txt"
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements/dev.txt hatchling editables
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements/dev.txt --no-build-isolation -e '.[dev]'
+	@cp requirements/package.json $(VENV)/package.json
+	@command -v npm > /dev/null && npm install --prefix $(VENV) --silent --no-audit --no-fund --no-package-lock \
+	  || echo "setup: npm could not install TensorFlow.js; the tests of it are skipped"
 	@touch $(STAMP)
 	@echo "setup: done; the command is $(VENV)/bin/modelkeep"
 
 # Where they cannot be installed (no root, no apt, no network) the tests that need them are skipped, each with its reason.
-TOOLS := strace fuse3 xfsprogs btrfs-progs
+TOOLS := strace fuse3 xfsprogs btrfs-progs chromium
 tools:
 	@missing=""; \
 	for name in $(TOOLS); do dpkg -s $$name > /dev/null 2>&1 || missing="$$missing $$name"; done; \
 	if [ -n "$$missing" ]; then \
 	  echo "tools: installing$$missing"; \
-	  { timeout 300 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -qq -y \
+	  { timeout 600 apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -qq -y \
 	      --no-install-recommends $$missing; } > /dev/null 2>&1 \
-	    || echo "tools: could not install$$missing; the tests of crashes that use them are skipped"; \
+	    || echo "tools: could not install$$missing; the tests that use them are skipped"; \
 	fi
 
 demo: setup

@@ -60,6 +60,7 @@ FORMATS: Mapping[str, Format] = {
         ("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime"),
         "export",
     ),
+    "tfjs": Format("tfjs", "", "a folder for TensorFlow.js, with a page", ("tensorflow", "keras"), "export"),
     "stablehlo": Format("stablehlo", ".stablehlo", "a file for jax.export.deserialize", ("jax", "keras"), "jax", "jax"),
     "pt2": Format("pt2", ".pt2", "a file for torch.export.load", ("torch", "keras"), "torch", "torch"),
 }

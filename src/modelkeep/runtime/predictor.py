@@ -74,8 +74,8 @@ def open_predictor(
         raise UsageError(f"there is no runtime {runtime!r:.40}; there is {', '.join(_names())} and {KERAS}")
     exports = [one for one in store.model(version.model).exports(version.number).all() if _is_plain(one)]
     for one in RUNTIMES:
-        if runtime not in (None, one.name) or one.version() is None:
-            continue
+        if runtime not in (None, one.name) or (runtime is None and one.format == "tfjs") or one.version() is None:
+            continue  # Node is started for each call, which proves an export and serves nobody
         for export in exports:
             if export.format == one.format and _proves(proof_of(store, export), one):
                 return _opened(store, version, signature, export, one, threads)

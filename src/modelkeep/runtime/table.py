@@ -48,7 +48,11 @@ class Runtime:
     """It reads the format beside the runtime that the format is made for: what it cannot open is told, and no error."""
 
     def version(self) -> str | None:
-        """The version that is installed, None where none is. Nothing is imported."""
+        """The version that is installed, None where none is. Nothing of it is imported."""
+        if self.format == "tfjs":
+            from modelkeep.runtime import tfjs
+
+            return tfjs.version()
         for package in self.packages:
             try:
                 return metadata.version(package)
@@ -63,7 +67,7 @@ class Runtime:
             UsageError: the runtime is not installed; with what installs it.
             Damaged: it cannot open what is there.
         """
-        if self.version() is None:
+        if self.version() is None and self.format != "tfjs":  # that says how Node gets it
             raise UsageError(f"{self.name} is not installed; pip install 'modelkeep[{self.extra}]' brings it")
         module: Module = import_module(f"modelkeep.runtime.{self.module}")
         return module.load(path, threads=threads)
@@ -75,6 +79,8 @@ RUNTIMES = (
     Runtime("openvino", "openvino", "onnx", ("openvino",), "openvino", second=True),
     Runtime("openvino", "openvino", "savedmodel", ("openvino",), "openvino", second=True),
     Runtime("tensorflow-c", "tensorflow_c", "savedmodel", ("tensorflow", "tensorflow-cpu"), "tensorflow"),
+    Runtime("tfjs-cpu", "tfjs", "tfjs", (), "export"),
+    Runtime("tfjs-wasm", "tfjs_wasm", "tfjs", (), "export", second=True),  # it has fewer operations than cpu
     Runtime("jax", "stablehlo", "stablehlo", ("jax",), "jax"),
     Runtime("torch", "pt2", "pt2", ("torch",), "torch"),
 )
