@@ -23,7 +23,7 @@ def attacked(backend, folder):
     return [json.loads(line) for line in found.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch", "tensorflow"])
+@pytest.mark.parametrize("backend", [pytest.param("jax", marks=pytest.mark.torture), "torch", "tensorflow"])
 def test_hostile_architectures_are_refused_before_they_do_anything(backend, tmp_path, tried):
     results = attacked(backend, tmp_path)
     assert len(results) >= 150

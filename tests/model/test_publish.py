@@ -56,7 +56,9 @@ def ran(backend: str, *words: object) -> list[dict[str, str]]:
     return [json.loads(text) for text in done.stdout.splitlines() if text.startswith("{")]
 
 
-@pytest.mark.parametrize(("writer", "reader"), PAIRS)
+@pytest.mark.parametrize(
+    ("writer", "reader"), [pytest.param(*pair, marks=pytest.mark.torture if pair == PAIRS[0] else ()) for pair in PAIRS]
+)
 def test_every_kind_of_model_comes_back_bit_for_bit_and_goes_to_another_backend(
     tmp_path: Path, writer: str, reader: str
 ) -> None:

@@ -53,7 +53,7 @@ RARER = (
     "weights of samples", "epochs shorter than the data", "tensors, a rate that decays by what it was",
     "a PyDataset with threads", "several steps an execution", "run eagerly", "a train_step of its own, jax",
     "a train_step of its own, torch", "files of callbacks", "averaged weights",
-    "weights averaged into the model at the end",
+    "weights averaged into the model at the end", "several inputs, outputs and losses", "compiled by XLA",
 )  # fmt: skip
 """Left to torture, so that `make test` stays within its time."""
 

@@ -44,7 +44,8 @@ def kill_and_compare(backend: str, data: str, schedule: str, folder: Path, *, ki
 
 @pytest.mark.parametrize(("backend", "data", "schedule"), SAMPLE)
 def test_a_killed_training_ends_with_the_same_bits(backend: str, data: str, schedule: str, tmp_path: Path) -> None:
-    assert len(kill_and_compare(backend, data, schedule, tmp_path, kills=3)) == 3
+    kills = 1 if backend == "jax" else 3  # each is a start, which takes longest there
+    assert len(kill_and_compare(backend, data, schedule, tmp_path, kills=kills)) == kills
 
 
 @pytest.mark.torture

@@ -76,9 +76,7 @@ def test_what_does_not_fit_is_told(keep: Keep) -> None:
     assert np.isnan(predict(np.full((2, 8), np.nan), allow_nan=True)).all()
     with pytest.raises(UsageError, match=r"there is no runtime 'tensorrt'; there is litert, onnxruntime"):
         keep.predictor("digits@1", runtime="tensorrt")
-    with pytest.raises(
-        NotFound, match=r"has no export that torch was proven on; modelkeep export \S+ --to pt2"
-    ):
+    with pytest.raises(NotFound, match=r"has no export that torch was proven on; modelkeep export \S+ --to pt2"):
         keep.predictor("digits@1", runtime="torch")
 
 

@@ -117,7 +117,7 @@ def _is_installed(name: str) -> bool:
 @contextmanager
 def _place(source: Source) -> Iterator[tuple[str, str]]:
     """A keep that another process can open, with the snapshot: its own, or a copy of one in memory."""
-    if os.path.isdir(source.store.backend.url):
+    if not source.store.backend.url.startswith("memory:"):
         yield source.store.backend.url, source.snapshot.id
         return
     from modelkeep.backend import open_backend
