@@ -42,7 +42,7 @@ def test_a_quick_bench_ends_in_tables(bench, tmp_path):
     assert not list(tmp_path.glob("modelkeep-bench-*")), "the scratch is gone"
 
 
-@pytest.mark.parametrize("bench", ["waiting", "overhead"])
+@pytest.mark.parametrize("bench", ["waiting", "overhead", "predict"])
 @pytest.mark.torture
 def test_a_quick_bench_of_frameworks_ends_in_tables(bench, tmp_path):
     test_a_quick_bench_ends_in_tables(bench, tmp_path)

@@ -16,11 +16,7 @@ from modelkeep.snapshot import Snapshot
 from modelkeep.store import GRACE_SECONDS, Checkpoint, Export, GcReport, ModelRecord, Move, Store, VerifyReport, Version
 from modelkeep.store.resolve import find_version, snapshot_and_version
 from modelkeep.store.retention import valid_runs
-from modelkeep.training import environment
 from modelkeep.training.place import default_place
-from modelkeep.training.run import Run, wait_for_saves
-from modelkeep.training.start import Request as RunRequest
-from modelkeep.training.summary import RunSummary, summarize
 from modelkeep.values import Json, Ref
 
 if TYPE_CHECKING:
@@ -28,6 +24,8 @@ if TYPE_CHECKING:
     from modelkeep.model.transfer.resizing import Resize
     from modelkeep.model.transfer.sources import Rename
     from modelkeep.runtime.predictor import Predictor
+    from modelkeep.training.run import Run
+    from modelkeep.training.summary import RunSummary
 
 Tree = Any
 
@@ -316,8 +314,10 @@ class Keep:
             return self._store.snapshot(ref.snapshot_id)
         return self._store.resolve(ref)
 
-    def runs(self) -> list[RunSummary]:
+    def runs(self) -> "list[RunSummary]":
         """Return a summary of each run, by name; what is damaged is said in it."""
+        from modelkeep.training.summary import summarize
+
         return [summarize(self._store, name) for name in self.names()]
 
     def run(
@@ -330,7 +330,7 @@ class Keep:
         fork: str | None = None,
         exact: bool = True,
         capture: bool = True,
-    ) -> Run:
+    ) -> "Run":
         """Start a run, or go on with it: the same call in both cases. Call it before data and model are built.
 
         It holds the run against other processes until it is closed or the process ends, whichever way; records
@@ -357,6 +357,9 @@ class Keep:
                 names them, and the run goes on from the newest that is whole.
             InvalidName, NotFound, UsageError: a name, REF, seed or parameter that cannot be.
         """
+        from modelkeep.training.run import Run
+        from modelkeep.training.start import Request as RunRequest
+
         return Run(self._store, RunRequest(name, params, seed, new, fork, exact, capture))
 
     def publish(
@@ -400,6 +403,8 @@ class Keep:
         """
         given = card if isinstance(card, Card) else Card(text=card)
         request = Request(name, example, metrics, given, tuple(parents), optimizer)
+        from modelkeep.training import environment
+
         return publish(self._store, model, request, environment.capture())
 
     def load_model(
@@ -634,6 +639,8 @@ class Keep:
             Damaged: a record cannot be read: it could name anything, so nothing is removed.
         """
         if not dry_run:
+            from modelkeep.training.run import wait_for_saves
+
             wait_for_saves(self._store)
         return self._store.gc(dry_run=dry_run, grace=grace)
 
@@ -659,7 +666,7 @@ class Keep:
         return f"<table><caption>keep {html.escape(self.url)}</caption><tr>{head}</tr>{rows}</table>"
 
 
-def _cells(run: RunSummary) -> list[str]:
+def _cells(run: "RunSummary") -> list[str]:
     saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.time)) if run.time is not None else ""
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
     number = ("" if one is None else str(one) for one in (run.step, run.epoch))
