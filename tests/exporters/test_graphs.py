@@ -174,7 +174,9 @@ def test_an_operation_that_litert_has_not_is_named(keep: Keep, tmp_path: Path) -
         keep.export("words@1", "litert", tmp_path / "out")
     with pytest.raises(UsageError, match=r"ONNX has no .*String"):
         keep.export("words@1", "onnx", tmp_path / "out")
+    assert left(tmp_path) == []
     keep.export("words@1", "savedmodel", tmp_path / "words")
+    assert left(tmp_path) == ["words"]
     assert (tmp_path / "words" / "1" / "saved_model.pb").exists()
     assert "words" in (tmp_path / "words" / "models.config").read_text()
 

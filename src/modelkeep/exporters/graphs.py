@@ -58,16 +58,15 @@ def make(request: Request, path: Path) -> None:
             return
     _check(request)
     with _place(source) as (keep, snapshot), tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
-        job = _job(request, keep, snapshot, path, scratch)
+        job = _job(request, keep, snapshot, Path(scratch) / path.name, scratch)
         ask(f"{_CONVERTING}:convert", job, environment=_environment(request.to))
-        for left in path.parent.glob(f"{path.name}.saved"):
-            os.rename(left, f"{scratch}/left")
         try:
             proof = ask(f"{_PROOF}:prove", job)
         except NotExact as error:
             raise NotExact(f"{source.ref} as {request.to}: {error}{_first_layer(request, job, scratch)}") from None
         except (Damaged, UsageError) as error:
             raise type(error)(f"{source.ref} as {request.to}: {error}") from None
+        os.rename(job["out"], path)
     if version is not None:
         _keep(source.store, version, request, proof, path)
 
