@@ -31,6 +31,7 @@ Tree = Any
 
 _FILES = (
     ".keras", ".h5", ".hdf5", ".safetensors", ".npz", ".npy", ".pt", ".pth", ".bin", ".onnx", ".index", ".json",
+    ".tflite",
 )  # fmt: skip
 """By which a text is told to name a file, and not a model of a keep."""
 
@@ -72,7 +73,7 @@ def load_model(
 
     ``KEEP#REF`` names another keep than ``keep``. A path object, a text with a ``/`` or one that ends as such files do
     names a file, which goes through the same door: nothing in it is run, and it is held to ``budget``. With ``into`` a
-    ``.weights.h5`` will do.
+    ``.weights.h5`` will do. A graph (a SavedModel, ``.tflite``, ``.onnx``) has no layers: it gives a `predictor`.
 
     >>> import keras, modelkeep
     >>> model = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(2)])
@@ -83,11 +84,14 @@ def load_model(
     """
     if _is_file(ref):
         from modelkeep.model.foreign import load_file
+        from modelkeep.runtime.foreign import is_graph, open_file
 
         if check:
             raise UsageError(
                 f"{ref}: a foreign file has no examples to check; leave check=True out, or publish it first"
             )
+        if into is None and not compiled and is_graph(ref):
+            return open_file(ref, budget=budget)
         return load_file(ref, custom_objects=custom_objects, compiled=compiled, into=into, budget=budget)
     assert not isinstance(ref, os.PathLike)
     opened, parsed = _located(ref, keep)
@@ -113,7 +117,7 @@ def export(
 
 
 def predictor(
-    ref: str | Ref | Version,
+    ref: str | os.PathLike[str] | Ref | Version,
     *,
     keep: "str | os.PathLike[str] | Keep | None" = None,
     runtime: str | None = None,
@@ -122,8 +126,17 @@ def predictor(
 ) -> "Predictor":
     """A model of a keep that answers without its training framework; `Keep.predictor` says how.
 
-    ``KEEP#REF`` names another keep than ``keep``.
+    ``KEEP#REF`` names another keep than ``keep``. A path names a ``.tflite`` or ``.onnx`` file or a SavedModel, which
+    is opened once `modelkeep.scan` finds nothing but computation in it; `Unsafe` is raised for anything else.
     """
+    if _is_file(ref):
+        from modelkeep.runtime.foreign import open_file
+
+        found = open_file(ref, runtime=runtime, threads=threads)
+        if warm_up:
+            found.warm_up()
+        return found
+    assert not isinstance(ref, os.PathLike)
     opened, parsed = _located(ref, keep)
     assert not isinstance(parsed, Snapshot)
     return opened.predictor(parsed, runtime=runtime, threads=threads, warm_up=warm_up)
@@ -393,7 +406,8 @@ class Keep:
 
         Raises:
             UnsupportedState: a part that has no configuration, or one that holds code (a lambda).
-            UsageError: it is no model, is not built, or tells no signature and no example was given.
+            UsageError: it is no model, is not built, does not compute the example, or tells no signature and no
+                example was given.
             InvalidName, NotFound, Conflict, StorageError: nothing was published.
 
         >>> import keras

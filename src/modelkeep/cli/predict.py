@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelkeep.cli.exits import exit_codes
-from modelkeep.cli.options import KeepOption, complete_models, open_keep
+from modelkeep.cli.options import KeepOption, complete_models
 from modelkeep.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -32,11 +32,10 @@ def command(
     keep: KeepOption = None,
 ) -> None:
     """Predict."""
+    from modelkeep.keep import predictor as opened
     from modelkeep.runtime.inputs import read_inputs
-    from modelkeep.values import Ref
 
-    parsed = Ref.parse(ref)
-    predictor = open_keep(parsed.keep or keep).predictor(parsed, runtime=runtime, threads=threads)
+    predictor = opened(ref, keep=keep, runtime=runtime, threads=threads)
     found = predictor(read_inputs(source, predictor.signature), allow_nan=allow_nan)
     if out is not None:
         _write(out, predictor, found)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from modelkeep.errors import UsageError
 from modelkeep.exporters.built import Built
 from modelkeep.exporters.options import Options
+from modelkeep.exporters.portable import portable
 from modelkeep.exporters.tracing import SIGNATURE, recurrent, save
 from modelkeep.model.signature import flat, named
 
@@ -33,7 +34,8 @@ def write(built: Built, out: Path, options: Options) -> None:
             "a recurrent layer over a sequence of free length cannot be unrolled, and LiteRT's builtins have no loop "
             "of free batch; export with batch=1 (--batch 1)"
         )
-    folder = save(built, out.with_name(f"{out.name}.saved"), batch=options.batch, unrolled=unrolled)
+    with portable(built.model):
+        folder = save(built, out.with_name(f"{out.name}.saved"), batch=options.batch, unrolled=unrolled)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=[SIGNATURE])
     _quantize(converter, built, options)
     if options.flex:

@@ -59,7 +59,7 @@ def _fitted(value: Any, dtype: str) -> "np.ndarray[Any, Any]":
         found = np.empty(array.shape, object)
         found.reshape(-1)[:] = texts
         return found
-    return np.ascontiguousarray(array, np.dtype(dtype))
+    return np.asarray(array, np.dtype(dtype), order="C")
 
 
 def _told(runtime: Runtime, path: Path, examples: tuple[Arrays, Arrays], job: Mapping[str, Any]) -> dict[str, Any]:

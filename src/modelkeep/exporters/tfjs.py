@@ -20,8 +20,10 @@ from tensorflow.python.training.saver import export_meta_graph
 from modelkeep.errors import UsageError
 from modelkeep.exporters.built import Built
 from modelkeep.exporters.options import Options
+from modelkeep.exporters.portable import portable
 from modelkeep.exporters.tfjs_ops import OPERATIONS
 from modelkeep.exporters.tfjs_page import page
+from modelkeep.exporters.tfjs_tables import with_tables
 from modelkeep.exporters.tracing import SIGNATURE, save
 from modelkeep.model.signature import flat
 
@@ -40,15 +42,18 @@ def write(built: Built, out: Path, options: Options) -> None:
     Raises:
         UsageError: operations that TensorFlow.js has not, by name.
     """
-    folder = save(built, out.with_name(f"{out.name}.saved"))
+    with portable(built.model):
+        folder = save(built, out.with_name(f"{out.name}.saved"))
     loaded = tf.saved_model.load(str(folder))  # holds the variables as long as it is held
     concrete = loaded.signatures[SIGNATURE]
     outputs = dict(concrete.structured_outputs)
     graph, inputs, found = _frozen(concrete)
-    _repair(graph, inputs)
-    _check(graph)
+    filling = with_tables(graph, concrete)
+    for one in (graph, filling):
+        _repair(one, inputs)
+        _check(one)
     out.mkdir()
-    entries, shards = _take_weights(graph, options.quantize)
+    entries, shards = _take_weights([graph, filling], options.quantize)
     paths = [f"group1-shard{index + 1}of{len(shards)}.bin" for index in range(len(shards))]
     for path, data in zip(paths, shards, strict=True):
         (out / path).write_bytes(data)
@@ -63,6 +68,8 @@ def write(built: Built, out: Path, options: Options) -> None:
         "modelTopology": MessageToDict(graph),
         "weightsManifest": [{"paths": paths, "weights": entries}],
     }
+    if filling.node:
+        document["modelInitializer"] = MessageToDict(filling)
     (out / "model.json").write_text(json.dumps(document), encoding="utf-8")
     row = {name: np.asarray(one)[:1].tolist() for name, one in flat(built.signature.inputs, built.examples).items()}
     (out / "index.html").write_text(page(options.name, row), encoding="utf-8")
@@ -151,16 +158,14 @@ def _check(graph: Any) -> None:
         )
 
 
-def _take_weights(graph: Any, quantize: str | None) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """The values of the constants, moved out of the graph: what each is, and the shards."""
+def _take_weights(graphs: list[Any], quantize: str | None) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """The values of the constants, moved out of the graphs: what each is, and the shards."""
     entries: list[dict[str, Any]] = []
     stream = bytearray()
-    for node in graph.node:
+    for node in (node for graph in graphs for node in graph.node):
         if node.op != "Const":
             continue
         values = tf.make_ndarray(node.attr["value"].tensor)
-        if values.dtype.kind == "O":
-            raise UsageError("TensorFlow.js keeps no text in a graph of ours; do the step on text before the model")
         entry, data = _entry(node.name, values, quantize)
         entries.append(entry)
         stream += data
@@ -173,8 +178,10 @@ def _take_weights(graph: Any, quantize: str | None) -> tuple[list[dict[str, Any]
 
 
 def _entry(name: str, values: "np.ndarray[Any, Any]", quantize: str | None) -> tuple[dict[str, Any], bytes]:
-    dtype = {"f": "float32", "i": "int32", "u": "int32", "b": "bool"}[values.dtype.kind]
+    dtype = {"f": "float32", "i": "int32", "u": "int32", "b": "bool", "O": "string"}[values.dtype.kind]
     entry: dict[str, Any] = {"name": name, "shape": list(values.shape), "dtype": dtype}
+    if dtype == "string":
+        return entry, b"".join(len(text).to_bytes(4, "little") + text for text in values.flat)
     if quantize is None or dtype != "float32" or values.size < _QUANTIZED:
         return entry, values.astype("u1" if dtype == "bool" else dtype).tobytes()
     if quantize == "float16":

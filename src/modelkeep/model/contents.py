@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from modelkeep.errors import UsageError
+from modelkeep.errors import ModelkeepError, UsageError
 from modelkeep.model.signature import Signature
 from modelkeep.snapshot.canonical import canonical_json
 from modelkeep.values import Json
@@ -65,11 +65,19 @@ class Contents:
 
 
 def answered(inputs: Any, ask: Callable[[Any], Any]) -> Example:
-    """``inputs`` as arrays, with what ``ask`` gives for them; an `Example` as it is."""
+    """``inputs`` as arrays, with what ``ask`` gives for them; an `Example` as it is.
+
+    Raises UsageError where the model does not take them.
+    """
     if isinstance(inputs, Example):
         return Example(mapped(inputs.inputs, array_of), mapped(inputs.outputs, array_of))
     arrays = mapped(inputs, array_of)
-    return Example(arrays, ask(arrays))
+    try:
+        return Example(arrays, ask(arrays))
+    except ModelkeepError:
+        raise
+    except Exception as error:
+        raise UsageError(f"the model does not compute the example: {type(error).__name__}: {error!s:.600}") from error
 
 
 def examples_part(example: Example) -> dict[str, Any]:

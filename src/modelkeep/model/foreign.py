@@ -21,7 +21,6 @@ from modelkeep.frameworks import keras as keras_door
 from modelkeep.frameworks import keras_arrays
 from modelkeep.importers import Tensor, Weights, open_weights
 from modelkeep.importers.source import read_bytes
-from modelkeep.importers.tensorflow import SAVED_MODEL
 from modelkeep.model.build import build
 from modelkeep.model.special import FLOAT
 from modelkeep.model.vocabulary import check_entries
@@ -42,8 +41,8 @@ def load_file(
     """Load a Keras model from a file; see `modelkeep.load_model`.
 
     Args:
-        path: a ``.keras`` file, or a legacy ``.h5`` / ``.hdf5``; with ``into`` also a ``.weights.h5``; the folder of a
-            SavedModel, which is no Keras model but a `Predictor` (or, with ``into``, its variables).
+        path: a ``.keras`` file, or a legacy ``.h5`` / ``.hdf5``; with ``into`` also a ``.weights.h5``, or the folder of
+            a SavedModel, for its variables.
         custom_objects: classes and functions beyond Keras' own: {name: class}.
         compiled: compile it as the file says, with the state of the optimizer where a ``.keras`` file has it.
         into: a built model that the weights are put into; the architecture in the file is not looked at.
@@ -56,10 +55,6 @@ def load_file(
     """
     limits = budget or Budget()
     weights = open_weights(path, limits)
-    if weights.format == SAVED_MODEL and into is None and not compiled:
-        from modelkeep.model.predictor import load_predictor
-
-        return load_predictor(path, limits)
     model = into if into is not None else _built(path, weights, custom_objects, compiled, limits)
     if weights.format == "keras-h5":
         _put_by_layer(path, model, weights)

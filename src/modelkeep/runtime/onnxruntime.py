@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from modelkeep.errors import Damaged, UsageError
@@ -33,15 +34,26 @@ class Session:
         self.inputs = {one.name: _info(one) for one in session.get_inputs()}
         self.outputs = {one.name: _info(one) for one in session.get_outputs()}
         self._names = list(self.outputs)
+        self._texts = [name for name, info in self.inputs.items() if info.dtype == "string"]
 
     def __call__(self, inputs: Inputs) -> Arrays:
         """Compute. Raises UsageError."""
         if inputs.keys() != self.inputs.keys():
             raise UsageError(f"{self._name} asks for {', '.join(self.inputs)}, and {', '.join(inputs)} was given")
         try:
-            return dict(zip(self._names, self._session.run(self._names, dict(inputs)), strict=True))
+            given = dict(inputs)
+            for name in self._texts:
+                given[name] = _decoded(given[name])
+            return dict(zip(self._names, self._session.run(self._names, given), strict=True))
         except Exception as error:  # noqa: BLE001
             raise UsageError(f"{self._name}: onnxruntime could not compute it: {error!s:.400}") from None
+
+
+def _decoded(array: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """Text as the runtime takes it: bytes it would print."""
+    found = np.empty(array.shape, object)
+    found.reshape(-1)[:] = [one.decode() if isinstance(one, bytes) else one for one in array.flat]
+    return found
 
 
 def _info(port: Any) -> TensorInfo:

@@ -49,8 +49,8 @@ def load(path: Path, *, threads: int | None = None) -> "Session":
     """Open a SavedModel, or the folder of an export that has one.
 
     Raises:
-        Damaged: the library cannot open it, or it has no signature that could be meant.
-        UsageError: the library is not installed.
+        Damaged: the library cannot open it.
+        UsageError: the library is not installed; or it has no signature that could be meant.
     """
     place = path if (path / "saved_model.pb").exists() else path / "1"
     library = _library()
@@ -202,7 +202,7 @@ def _tensor(library: Any, array: "np.ndarray[Any, Any]") -> Any:
             library.TF_StringInit(at + index * _TSTRING)
             library.TF_StringCopy(at + index * _TSTRING, data, len(data))
         return tensor
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")
     tensor = library.TF_AllocateTensor(_NUMBERS[array.dtype], dims, array.ndim, array.nbytes)
     if array.nbytes:
         ctypes.memmove(library.TF_TensorData(tensor), array.ctypes.data, array.nbytes)
@@ -243,7 +243,7 @@ _Tensor = tuple[str, int, tuple[int | None, ...]]
 
 
 def _signature(meta: bytes, where: str) -> tuple[dict[str, _Tensor], dict[str, _Tensor]]:
-    """Inputs and outputs of the signature that is meant, out of a MetaGraphDef. Raises Damaged."""
+    """Inputs and outputs of the signature that is meant, out of a MetaGraphDef. Raises Damaged, UsageError."""
     source = Memory(meta, where)
     found: dict[str, tuple[dict[str, _Tensor], dict[str, _Tensor]]] = {}
     for number, wire, start, stop in fields(source):
@@ -252,7 +252,9 @@ def _signature(meta: bytes, where: str) -> tuple[dict[str, _Tensor], dict[str, _
             found[key] = _signature_def(source, *value)
     able = {name: one for name, one in found.items() if one[1] and not name.startswith("__")}
     if SIGNATURE not in able and len(able) != 1:
-        raise Damaged(f"{where}: it has the signatures {', '.join(sorted(able)) or 'none'}, and no {SIGNATURE}", where)
+        names = ", ".join(sorted(able))
+        had = f"the signatures {names}, and none of them is {SIGNATURE}" if names else "no signature"
+        raise UsageError(f"{where}: it has {had}; save it with signatures=")
     return able.get(SIGNATURE) or next(iter(able.values()))
 
 

@@ -20,6 +20,7 @@ async function main() {
     load: async () => ({
       modelTopology: document.modelTopology,
       weightSpecs: group.weights,
+      modelInitializer: document.modelInitializer,
       weightData: data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength),
       signature: document.signature,
     }),
