@@ -462,6 +462,7 @@ class Keep:
         *,
         overwrite: bool = False,
         custom_objects: Mapping[str, Any] | None = None,
+        model: Any = None,
         again: bool = False,
         tolerance: float | None = None,
         **options: Any,
@@ -471,9 +472,12 @@ class Keep:
 
         What a framework reads (``"keras"``, ``"weights-h5"``, ``"safetensors"``, ``"huggingface"``, ``"torch"``,
         ``"npz"``) is read back and compared bit for bit. What a runtime runs (``"savedmodel"``, ``"litert"``,
-        ``"onnx"``, ``"tfjs"``) is a graph: it is written by a process of its own with Keras on TensorFlow, whichever
-        backend trained the model, and opened in its own runtime, where it answers the examples of the version, all of
-        them at once and the first alone. The graph of a version is kept with it, and found again the next time.
+        ``"onnx"``, ``"tfjs"``, ``"stablehlo"``, ``"pt2"``) is a graph: it is written by a process of its own with Keras
+        on the format's framework, whichever backend trained the model, and opened in its own runtime, where it answers
+        the examples of the version, all of them at once and the first alone. Where that fails, ``"savedmodel"`` is
+        written from jax and ``"onnx"`` from torch, if the model was trained there. A torch module becomes ``"onnx"`` or
+        ``"pt2"``, a function of jax ``"savedmodel"`` or ``"stablehlo"``. The graph of a version is kept with it, and
+        found again the next time.
 
         Args:
             ref: a version or a checkpoint, as for `load_model`.
@@ -481,6 +485,8 @@ class Keep:
             out: the path; by default the name of the model with the format's suffix, in the current folder.
             overwrite: take the place of what is there.
             custom_objects: classes beyond Keras' own.
+            model: what computes it, for a graph of what is no Keras model: the torch module; of jax a pair, a function
+                of (parameters, inputs) and parameters of the same structure. The weights are those of the version.
             again: make a graph anew, though the version has it.
             tolerance: what a graph's answers may differ by, as a share of the largest value of an output; by default
                 1e-4, 0.02 where the model computes in half precision, and more where ``quantize`` says so.
@@ -523,7 +529,7 @@ class Keep:
         checked = Options.checked(to, name=name, **options)
         if not found.is_graph:
             return export(path, found.suffix, lambda place: write_weights(source, to, place), overwrite=overwrite)
-        request = graphs.Request(source, version, to, checked, tolerance, again)
+        request = graphs.Request(source, version, to, checked, model, tolerance, again)
         return export(path, found.suffix, lambda place: graphs.make(request, place), overwrite=overwrite)
 
     def exports(self, ref: str | Ref | Version) -> list[tuple[Export, dict[str, Any]]]:

@@ -1,16 +1,18 @@
-"""A Keras model that a writer turns into a graph, with what it takes, gives, and was shown."""
+"""A model that a writer turns into a graph, with what it takes, gives, and was shown."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from modelkeep.model.signature import Signature
 
 
 @dataclass(frozen=True)
 class Built:
-    """A model under the backend of this process."""
+    """A model under the framework of this process, with its weights."""
 
+    kind: Literal["keras", "torch", "jax"]
     model: Any
+    """A Keras model; a torch module; of jax a function of its parameters and inputs, with its parameters: a pair."""
     signature: Signature
     examples: Any
     """Inputs as arrays, nested as the model takes them; first axis the rows."""

@@ -48,7 +48,7 @@ def write_weights(source: Source, to: str, path: Path) -> None:
         UsageError: one that this model cannot have.
         NotExact: what was read back is not what was written.
     """
-    module = import_module(FORMATS[to].path)
+    module = import_module(f"modelkeep.exporters.{FORMATS[to].module}")
     module.write(source, path)
     try:
         module.check(source, path)

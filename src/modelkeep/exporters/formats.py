@@ -8,61 +8,67 @@ from modelkeep.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
-    """A format: its module, and what its files end with ("" for a folder)."""
+class Route:
+    """One way to a graph: the framework under which the model is opened, and the module that writes it."""
 
+    framework: str
+    """``"tensorflow"``, ``"jax"`` or ``"torch"``: of Keras its backend."""
     module: str
+    packages: tuple[str, ...]
+    """What it is written and proven with, as modules."""
+    extra: str
+    """What brings them: ``modelkeep[EXTRA]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format: what its files end with ("" for a folder), and its module or, for a graph, its routes."""
+
     suffix: str
     about: str
-    packages: tuple[str, ...] = ()
-    """What a graph is written with, as modules."""
-    extra: str = ""
-    """What brings them: ``modelkeep[EXTRA]``."""
-    backend: str = "tensorflow"
-    """The backend of Keras that a graph is written from."""
-
-    @property
-    def path(self) -> str:
-        """The module, as it is imported."""
-        return self.module if "." in self.module else f"modelkeep.exporters.{self.module}"
+    module: str = ""
+    routes: tuple[Route, ...] = ()
+    """The first takes Keras models of every backend, the others those that their own framework has trained."""
 
     @property
     def is_graph(self) -> bool:
         """Whether it is run by a runtime, and not read by a framework into a model that is there."""
-        return bool(self.packages)
+        return bool(self.routes)
+
+
+def _tensorflow(module: str, *packages: str) -> Route:
+    return Route("tensorflow", module, ("tensorflow", "keras", *packages), "export")
 
 
 FORMATS: Mapping[str, Format] = {
-    "keras": Format("keras", ".keras", "the whole Keras model, for keras.models.load_model"),
-    "weights-h5": Format("keras_weights", ".weights.h5", "the weights of a Keras model, for load_weights"),
-    "safetensors": Format("safetensors", ".safetensors", "the weights by name"),
-    "huggingface": Format("huggingface", "", "a folder: safetensors (with an index if large), config.json, the card"),
-    "torch": Format("torch", ".pt", "the weights as a state dict, for torch.load(weights_only=True)"),
-    "npz": Format("npz", ".npz", "the weights by name, for numpy.load"),
+    "keras": Format(".keras", "the whole Keras model, for keras.models.load_model", "keras"),
+    "weights-h5": Format(".weights.h5", "the weights of a Keras model, for load_weights", "keras_weights"),
+    "safetensors": Format(".safetensors", "the weights by name", "safetensors"),
+    "huggingface": Format("", "a folder: safetensors (with an index if large), config.json, the card", "huggingface"),
+    "torch": Format(".pt", "the weights as a state dict, for torch.load(weights_only=True)", "torch"),
+    "npz": Format(".npz", "the weights by name, for numpy.load", "npz"),
     "savedmodel": Format(
-        "savedmodel",
         "",
         "a folder for TensorFlow Serving: a SavedModel, and models.config",
-        ("tensorflow", "keras"),
-        "tensorflow",
+        routes=(
+            _tensorflow("savedmodel"),
+            Route("jax", "savedmodel_of_jax", ("jax", "tensorflow"), "jax,tensorflow"),
+        ),
     ),
-    "litert": Format(
-        "litert",
-        ".tflite",
-        "a file for LiteRT, on phones",
-        ("tensorflow", "keras", "ai_edge_litert"),
-        "export",
-    ),
+    "litert": Format(".tflite", "a file for LiteRT, on phones", routes=(_tensorflow("litert", "ai_edge_litert"),)),
     "onnx": Format(
-        "onnx",
         ".onnx",
         "a file for onnxruntime and many others",
-        ("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime"),
-        "export",
+        routes=(
+            _tensorflow("onnx", "tf2onnx", "onnx", "onnxruntime"),
+            Route("torch", "onnx_of_torch", ("torch", "onnxscript", "onnxruntime"), "torch,export"),
+        ),
     ),
-    "tfjs": Format("tfjs", "", "a folder for TensorFlow.js, with a page", ("tensorflow", "keras"), "export"),
-    "stablehlo": Format("stablehlo", ".stablehlo", "a file for jax.export.deserialize", ("jax", "keras"), "jax", "jax"),
-    "pt2": Format("pt2", ".pt2", "a file for torch.export.load", ("torch", "keras"), "torch", "torch"),
+    "tfjs": Format("", "a folder for TensorFlow.js, with a page", routes=(_tensorflow("tfjs"),)),
+    "stablehlo": Format(
+        ".stablehlo", "a file for jax.export.deserialize", routes=(Route("jax", "stablehlo", ("jax",), "jax"),)
+    ),
+    "pt2": Format(".pt2", "a file for torch.export.load", routes=(Route("torch", "pt2", ("torch",), "torch"),)),
 }
 """By the name that a person gives."""
 

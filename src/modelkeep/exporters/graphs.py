@@ -14,14 +14,16 @@ import numpy as np
 
 from modelkeep.errors import Damaged, ModelkeepError, NotExact, UsageError
 from modelkeep.exporters.child import ask
-from modelkeep.exporters.formats import FORMATS
+from modelkeep.exporters.formats import FORMATS, Route
 from modelkeep.exporters.options import Options
 from modelkeep.exporters.source import Source
 from modelkeep.runtime.artifact import BETWEEN, WHOLE, proof_of, restore
 from modelkeep.store import Export, Store, Version
 from modelkeep.values import Json
 
-_CONVERTING, _PROOF = "modelkeep.exporters.converting", "modelkeep.exporters.proof"
+_CONVERT, _PROBE, _PROVE = (
+    f"modelkeep.exporters.{one}" for one in ("converting:convert", "probing:probe", "proof:prove")
+)
 
 _TOLERANCES = {"float32": 1e-4, "half": 2e-2, "float16": 2e-2, "dynamic": 0.1, "int8": 0.2, "uint8": 0.1}
 """What may differ, as a share of the largest value of an output: by what the model, or the export, computes in."""
@@ -38,6 +40,8 @@ class Request:
     """None for a checkpoint, whose exports are not kept."""
     to: str
     options: Options
+    model: Any = None
+    """What computes it, where its code is not kept: a torch module; of jax a function and parameters like its own."""
     tolerance: float | None = None
     again: bool = False
 
@@ -56,19 +60,36 @@ def make(request: Request, path: Path) -> None:
         if found is not None:
             restore(source.store, found, path)
             return
-    _check(request)
-    with _place(source) as (keep, snapshot), tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
-        job = _job(request, keep, snapshot, Path(scratch) / path.name, scratch)
-        ask(f"{_CONVERTING}:convert", job, environment=_environment(request.to))
-        try:
-            proof = ask(f"{_PROOF}:prove", job)
-        except NotExact as error:
-            raise NotExact(f"{source.ref} as {request.to}: {error}{_first_layer(request, job, scratch)}") from None
-        except (Damaged, UsageError) as error:
-            raise type(error)(f"{source.ref} as {request.to}: {error}") from None
-        os.rename(job["out"], path)
+    routes = _routes(request)
+    with _place(source) as place:
+        proof = _first_proven(request, routes, place, path)
     if version is not None:
         _keep(source.store, version, request, proof, path)
+
+
+def _first_proven(request: Request, routes: list[Route], place: tuple[str, str], path: Path) -> dict[str, Any]:
+    """Go each way until what was written is proven. Raises what the first way did where none leads there."""
+    first: ModelkeepError | None = None
+    for route in routes:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
+            job = _job(request, route, place, Path(scratch) / path.name, scratch)
+            try:
+                ask(_CONVERT, job, environment=_environment(route))
+                proof = _proof(request, route, job, scratch)
+            except (NotExact, Damaged, UsageError) as error:
+                first = first or type(error)(f"{request.source.ref} as {request.to}: {error}")
+                continue
+            os.rename(job["out"], path)
+            return proof
+    assert first is not None
+    raise first
+
+
+def _proof(request: Request, route: Route, job: Mapping[str, Any], scratch: str) -> dict[str, Any]:
+    try:
+        return ask(_PROVE, job)
+    except NotExact as error:
+        raise NotExact(f"{error}{_first_layer(request, route, job, scratch)}") from None
 
 
 def verify(store: Store, source: Source, export: Export) -> dict[str, Any]:
@@ -81,7 +102,7 @@ def verify(store: Store, source: Source, export: Export) -> dict[str, Any]:
             "keep": keep, "snapshot": snapshot, "path": str(path), "format": export.format,
             "tolerance": before["tolerance"], "batch": export.options.get("batch"),
         }  # fmt: skip
-        return ask(f"{_PROOF}:prove", job)
+        return ask(_PROVE, job)
 
 
 def _asked(request: Request) -> dict[str, Any]:
@@ -89,22 +110,38 @@ def _asked(request: Request) -> dict[str, Any]:
     return {**request.options.to_json(), **given}
 
 
-def _check(request: Request) -> None:
-    source = request.source
-    if source.framework != "keras":
-        raise UsageError(
-            f"{source.ref} is a {source.framework} model, and {request.to} is written from Keras models; export it to "
-            "safetensors, huggingface, torch or npz"
-        )
+def _routes(request: Request) -> list[Route]:
+    """The ways to the format that the model can go. Raises UsageError where there is none."""
+    source, routes = request.source, FORMATS[request.to].routes
+    if source.framework == "keras":
+        trained = source.architecture.get("backend")
+        able = [one for at, one in enumerate(routes) if at == 0 or one.framework == trained]
+    else:
+        able = [one for one in routes if one.framework == source.framework]
+        _check_model(request, able)
     if source.part("examples") is None:
         raise UsageError(
             f"{source.ref} has no examples, on which an export is proven; publish it with example=x[:4]: "
             f"keep.publish(NAME, {source.ref!r}, example=x[:4])"
         )
-    missing = [one for one in FORMATS[request.to].packages if not _is_installed(one)]
-    if missing:
-        way = f"pip install 'modelkeep[{FORMATS[request.to].extra}]' brings it"
-        raise UsageError(f"{request.to} is written with {', '.join(missing)}, which is not installed; {way}")
+    missing = {route: [one for one in route.packages if not _is_installed(one)] for route in able}
+    if all(missing.values()):
+        way = f"pip install 'modelkeep[{able[0].extra}]' brings it"
+        raise UsageError(f"{request.to} is written with {', '.join(missing[able[0]])}, which is not installed; {way}")
+    return [route for route in able if not missing[route]]
+
+
+def _check_model(request: Request, able: list[Route]) -> None:
+    source, framework = request.source, request.source.framework
+    if not able:
+        graphs = [name for name, one in FORMATS.items() if any(way.framework == framework for way in one.routes)]
+        raise UsageError(
+            f"{source.ref} is a {framework} model, and {request.to} is written from Keras models; export it to "
+            f"{', '.join([*graphs, 'safetensors', 'huggingface', 'torch'])} or npz"
+        )
+    if request.model is None:
+        wanted = "YourModule(...)" if framework == "torch" else "(function, parameters), a function of these and inputs"
+        raise UsageError(f"the code of {source.ref}, a {framework} model, is not kept; in Python, pass model={wanted}")
 
 
 def _is_installed(name: str) -> bool:
@@ -127,32 +164,35 @@ def _place(source: Source) -> Iterator[tuple[str, str]]:
         yield folder, store.save({name: part for name, part in tree.items() if name != "optimizer"}).id
 
 
-def _job(request: Request, keep: str, snapshot: str, path: Path, scratch: str) -> dict[str, Any]:
-    objects = None
-    if request.source.custom_objects:
-        objects = os.path.join(scratch, "custom_objects")
-        _pass_on(request.source.custom_objects, objects)
+def _job(request: Request, route: Route, place: tuple[str, str], path: Path, scratch: str) -> dict[str, Any]:
+    code = None
+    if request.source.custom_objects or request.model is not None:
+        code = os.path.join(scratch, "code")
+        _pass_on({"custom_objects": dict(request.source.custom_objects), "model": request.model}, code)
+    keep, snapshot = place
     return {
         "keep": keep, "snapshot": snapshot, "out": str(path), "path": str(path), "format": request.to,
-        "module": FORMATS[request.to].path, "options": asdict(request.options), "custom_objects": objects,
-        "tolerance": _tolerance(request), "batch": request.options.batch,
+        "framework": route.framework, "module": f"modelkeep.exporters.{route.module}",
+        "options": asdict(request.options), "code": code, "tolerance": _tolerance(request),
+        "batch": request.options.batch,
     }  # fmt: skip
 
 
-def _pass_on(objects: Mapping[str, Any], path: str) -> None:
-    """The classes of the caller, for the process that builds the model."""
+def _pass_on(code: Mapping[str, Any], path: str) -> None:
+    """The classes and the model of the caller, for the process that writes the graph."""
     try:
         import cloudpickle
     except ImportError:
         raise UsageError(
-            "custom_objects go to the converter's process by cloudpickle; pip install 'modelkeep[export]' brings it"
+            "custom_objects= and model= go to the converter's process by cloudpickle; pip install 'modelkeep[export]' "
+            "brings it"
         ) from None
     with open(path, "wb") as file:
-        cloudpickle.dump(dict(objects), file)
+        cloudpickle.dump(code, file)
 
 
-def _environment(to: str) -> dict[str, str]:
-    return {"KERAS_BACKEND": FORMATS[to].backend, "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
+def _environment(route: Route) -> dict[str, str]:
+    return {"KERAS_BACKEND": route.framework, "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
 
 
 def _tolerance(request: Request) -> float:
@@ -162,14 +202,16 @@ def _tolerance(request: Request) -> float:
     return max(_TOLERANCES[computed], _TOLERANCES[request.options.quantize or "float32"])
 
 
-def _first_layer(request: Request, job: Mapping[str, Any], scratch: str) -> str:
+def _first_layer(request: Request, route: Route, job: Mapping[str, Any], scratch: str) -> str:
     """Where an export begins to differ: the model once more, with the output of every layer."""
+    if request.source.framework != "keras":
+        return ""
     path = Path(scratch) / f"layers{FORMATS[request.to].suffix}"
     try:
         opened = {**job, "out": str(path), "path": str(path), "scratch": f"{scratch}/keep", "each": True}
-        layers = ask(f"{_CONVERTING}:probe", opened, environment=_environment(request.to))
+        layers = ask(_PROBE, opened, environment=_environment(route))
         opened |= {"keep": f"{scratch}/keep", "snapshot": layers["snapshot"]}
-        found = ask(f"{_PROOF}:prove", opened)
+        found = ask(_PROVE, opened)
     except ModelkeepError as error:
         return f"; which layer begins it could not be told: {error!s:.200}"
     for name, layer in layers["layers"].items():

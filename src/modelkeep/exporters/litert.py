@@ -12,7 +12,8 @@ from modelkeep.errors import UsageError
 from modelkeep.exporters.built import Built
 from modelkeep.exporters.options import Options
 from modelkeep.exporters.portable import portable
-from modelkeep.exporters.tracing import SIGNATURE, recurrent, save
+from modelkeep.exporters.serving import SIGNATURE
+from modelkeep.exporters.tracing import recurrent, save
 from modelkeep.model.signature import flat, named
 
 _OPERATION = re.compile(r"'?tf\.([A-Z]\w+)'? op")

@@ -12,7 +12,8 @@ from tf2onnx.convert import _convert_common
 from modelkeep.errors import NotExact, UsageError
 from modelkeep.exporters.built import Built
 from modelkeep.exporters.options import Options
-from modelkeep.exporters.tracing import SIGNATURE, save
+from modelkeep.exporters.serving import SIGNATURE
+from modelkeep.exporters.tracing import save
 from modelkeep.model.signature import named
 
 OPSET = 17

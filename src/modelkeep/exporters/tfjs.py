@@ -21,10 +21,11 @@ from modelkeep.errors import UsageError
 from modelkeep.exporters.built import Built
 from modelkeep.exporters.options import Options
 from modelkeep.exporters.portable import portable
+from modelkeep.exporters.serving import SIGNATURE
 from modelkeep.exporters.tfjs_ops import OPERATIONS
 from modelkeep.exporters.tfjs_page import page
 from modelkeep.exporters.tfjs_tables import with_tables
-from modelkeep.exporters.tracing import SIGNATURE, save
+from modelkeep.exporters.tracing import save
 from modelkeep.model.signature import flat
 
 SHARD_BYTES = 4 << 20

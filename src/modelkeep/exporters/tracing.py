@@ -10,10 +10,9 @@ import tensorflow as tf
 
 from modelkeep.errors import UsageError
 from modelkeep.exporters.built import Built
+from modelkeep.exporters.serving import SIGNATURE
 from modelkeep.frameworks.keras_names import flat_layers
 from modelkeep.model.signature import TensorInfo, flat, named, nested
-
-SIGNATURE = "serving_default"
 
 
 def save(built: Built, path: Path, *, batch: int | None = None, unrolled: bool = False) -> Path:

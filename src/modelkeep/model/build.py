@@ -7,7 +7,7 @@ import keras
 from keras.src.saving import object_registration, serialization_lib
 
 from modelkeep.budget import Budget
-from modelkeep.errors import Damaged, LimitExceeded, ModelkeepError, UnknownFormat
+from modelkeep.errors import Damaged, LimitExceeded, ModelkeepError, UnknownFormat, UsageError
 from modelkeep.frameworks.keras_names import flat_layers
 from modelkeep.model.allowlist import allow
 from modelkeep.model.architecture import FORMAT
@@ -43,6 +43,7 @@ def build(
         NotFound: it uses a class or a function that was not passed.
         LimitExceeded: the model is larger than the budget.
         UnknownFormat: it was written by a newer modelkeep.
+        UsageError: its code is for another backend than this process has.
         Damaged: Keras cannot make a model of it.
 
     >>> from modelkeep.model.architecture import describe
@@ -68,10 +69,10 @@ def build(
         return model
 
     scope = {**allowed.custom, **allowed.keys}
-    return _guarded(make, scope, limits, drawn=drawn)
+    return _guarded(make, scope, limits, drawn=drawn, trained=parts.get("backend"))
 
 
-def _guarded(make: Callable[[], Any], scope: Mapping[str, Any], budget: Budget, *, drawn: bool) -> Any:
+def _guarded(make: Callable[[], Any], scope: Mapping[str, Any], budget: Budget, *, drawn: bool, trained: Any) -> Any:
     ledger = None
     try:
         with (
@@ -90,6 +91,12 @@ def _guarded(make: Callable[[], Any], scope: Mapping[str, Any], budget: Budget, 
             raise ledger.refused from None
         if isinstance(error, MemoryError):
             raise LimitExceeded(f"architecture: this machine has not the memory for it: {error!s:.200}") from None
+        here = keras.backend.backend()
+        if isinstance(trained, str) and trained != here:
+            raise UsageError(
+                f"the model cannot be built under {here}: {_told(error)}; it was made under {trained:.20}, and code of "
+                f"that backend alone runs with KERAS_BACKEND={trained:.20}"
+            ) from error
         raise Damaged(f"architecture: Keras makes no model of it: {_told(error)}") from error
     if ledger.refused is not None:  # Keras went on without what was refused
         raise ledger.refused
