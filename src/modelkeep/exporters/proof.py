@@ -10,7 +10,7 @@ import numpy as np
 from modelkeep.backend import open_backend
 from modelkeep.errors import Damaged, NotExact, UsageError
 from modelkeep.model.signature import Signature, flat, named
-from modelkeep.runtime.table import Arrays, Runtime, Session, readers
+from modelkeep.runtime.table import Arrays, Runtime, Script, Session, readers
 from modelkeep.store import Store
 from modelkeep.values import SnapshotId
 
@@ -39,7 +39,9 @@ def prove(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _counts(runtime: Runtime, job: Mapping[str, Any]) -> bool:
-    return (not runtime.second or runtime.version() is not None) and not (runtime.second and job.get("each"))
+    if isinstance(runtime, Script) and runtime.fixed and job.get("batch") is None:
+        return False
+    return not runtime.second or (runtime.version() is not None and not job.get("each"))
 
 
 def _examples(job: Mapping[str, Any]) -> tuple[Arrays, Arrays]:

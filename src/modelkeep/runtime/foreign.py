@@ -7,7 +7,7 @@ from modelkeep.budget import Budget
 from modelkeep.errors import Damaged, LimitExceeded, UnknownFormat, Unsafe, UsageError
 from modelkeep.model.signature import Infos, Signature, TensorInfo
 from modelkeep.runtime.predictor import Predictor
-from modelkeep.runtime.table import RUNTIMES, Session, readers
+from modelkeep.runtime.table import RUNTIMES, Script, Session, readers
 from modelkeep.scan import scan
 
 _SAVED_MODEL = "saved_model.pb"
@@ -66,7 +66,7 @@ def open_file(
         raise UnknownFormat(
             f"{place} is no SavedModel, TFLite or ONNX file but {report.kind}; mk.load_model reads layers"
         )
-    able = [one for one in readers(found) if runtime in (None, one.name)]
+    able = [one for one in readers(found) if one.name == runtime or (runtime is None and not isinstance(one, Script))]
     if not able:
         raise UsageError(f"{place} is {found}, which {runtime} does not read, but {', '.join(_names(found))}")
     chosen = next((one for one in able if one.version() is not None), able[0])

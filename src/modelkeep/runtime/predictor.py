@@ -11,7 +11,7 @@ from modelkeep.errors import NotFound, UsageError
 from modelkeep.model.signature import Signature, flat, named, nested
 from modelkeep.runtime.artifact import proof_of, restore
 from modelkeep.runtime.inputs import conform
-from modelkeep.runtime.table import RUNTIMES, Arrays, Inputs, Runtime
+from modelkeep.runtime.table import RUNTIMES, Arrays, Inputs, Runtime, Script
 from modelkeep.store import Export, Store, Version
 
 KERAS = "keras"
@@ -74,8 +74,8 @@ def open_predictor(
         raise UsageError(f"there is no runtime {runtime!r:.40}; there is {', '.join(_names())} and {KERAS}")
     exports = [one for one in store.model(version.model).exports(version.number).all() if _is_plain(one)]
     for one in RUNTIMES:
-        if runtime not in (None, one.name) or (runtime is None and one.format == "tfjs") or one.version() is None:
-            continue  # Node is started for each call, which proves an export and serves nobody
+        if runtime not in (None, one.name) or (runtime is None and isinstance(one, Script)) or one.version() is None:
+            continue
         for export in exports:
             if export.format == one.format and _proves(proof_of(store, export), one):
                 return _opened(store, version, signature, export, one, threads)
@@ -83,7 +83,7 @@ def open_predictor(
         return _of_keras(store, version, signature, exported=bool(exports))
     wanted = next(one for one in RUNTIMES if one.name == runtime)
     if wanted.version() is None:
-        raise UsageError(f"{runtime} is not installed; pip install 'modelkeep[{wanted.extra}]' brings it")
+        raise UsageError(f"{runtime} is not installed; {wanted.way}")
     raise NotFound(
         f"{version.ref} has no export that {runtime} was proven on; modelkeep export {version.ref} --to {wanted.format}"
     )
