@@ -13,7 +13,8 @@ import pytest
 
 import modelkeep as mk
 from modelkeep.errors import Damaged, NotExact, NotFound, StorageError, UsageError
-from modelkeep.exporters import formats, graphs
+from modelkeep.exporters import graphs
+from modelkeep.exporters.formats import FORMATS
 from modelkeep.keep import Keep
 from modelkeep.runtime.table import readers
 
@@ -111,8 +112,9 @@ def test_a_wrong_export_is_caught_and_named(
     keep.publish("digits", digits(), example=X)
     monkeypatch.syspath_prepend(str(HERE))
     monkeypatch.setenv("SABOTAGE", fault)
-    monkeypatch.setenv("SABOTAGE_OF", formats.FORMATS[to].path)
-    monkeypatch.setattr(formats.Format, "path", "sabotage")
+    monkeypatch.setenv("SABOTAGE_OF", f"modelkeep.exporters.{FORMATS[to].routes[0].module}")
+    job = graphs._job
+    monkeypatch.setattr(graphs, "_job", lambda *given: {**job(*given), "module": "sabotage"})
     with pytest.raises((NotExact, UsageError), match=named):
         keep.export("digits@1", to, tmp_path / "out")
     assert left(tmp_path) == []
