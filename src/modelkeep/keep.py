@@ -385,6 +385,7 @@ class Keep:
         card: str | Card | None = None,
         parents: Sequence[str | Version] = (),
         optimizer: bool = False,
+        labels: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     ) -> Version:
         """Publish a model as the next version of ``name``; durable when this returns, and never changed again.
 
@@ -403,11 +404,13 @@ class Keep:
             card: Markdown in the Hugging Face form, or a `modelkeep.Card` with licence and data; else one is written.
             parents: versions that it grew from, such as ``["digits@1"]``; they cannot be removed before it.
             optimizer: keep the state of the optimizer too, so that training can go on from the version.
+            labels: what the values along the last axis of the output stand for, such as ``["cat", "dog"]``; where the
+                model gives several, by the name of the output. They go along into exports and predictions.
 
         Raises:
             UnsupportedState: a part that has no configuration, or one that holds code (a lambda).
             UsageError: it is no model, is not built, does not compute the example, or tells no signature and no
-                example was given.
+                example was given; or ``labels`` do not fit what it gives.
             InvalidName, NotFound, Conflict, StorageError: nothing was published.
 
         >>> import keras
@@ -416,7 +419,7 @@ class Keep:
         1
         """
         given = card if isinstance(card, Card) else Card(text=card)
-        request = Request(name, example, metrics, given, tuple(parents), optimizer)
+        request = Request(name, example, metrics, given, tuple(parents), optimizer, labels)
         from modelkeep.training import environment
 
         return publish(self._store, model, request, environment.capture())

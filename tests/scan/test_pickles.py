@@ -286,3 +286,13 @@ def test_a_text_is_no_pickle():
         b"I am.\n",
     ):
         assert not pickles.looks_like(Source.of_bytes("notes.txt", line)), line
+
+
+def test_lines_of_text_that_begin_like_a_pickle_are_text_until_they_call_something(scanned, zipped):
+    def verdict(name, data):
+        return scanned(zipped({name: data}), "all.zip").verdict
+
+    assert verdict("labels.txt", b"cat\ndog\nfish\n") == "clean"
+    assert verdict("labels.bin", b"cat\ndog\nfish\n") == "unsafe"
+    assert verdict("labels.txt", b"cos\nsystem\n(S'id'\ntR") == "unsafe"
+    assert verdict("labels.txt", b"cos\nsystem\n.") == "unsafe"

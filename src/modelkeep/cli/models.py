@@ -17,6 +17,7 @@ from modelkeep.cli.output import (
 
 if TYPE_CHECKING:
     from modelkeep.keep import Keep
+    from modelkeep.model.signature import Signature
     from modelkeep.snapshot import Snapshot
     from modelkeep.store import Export, ModelRecord, Version
     from modelkeep.values import Ref
@@ -159,6 +160,8 @@ def _proof_rows(export: "Export", proof: dict[str, Any]) -> list[tuple[str, ...]
     return rows
 
 
+_LABELS = 10
+"""So many labels of an output are shown."""
 _NUMBERS = {"tensors", "parameters", "size"}
 
 
@@ -172,6 +175,7 @@ def _about(version: "Version", snapshot: "Snapshot", aliases: list[str]) -> list
         ("framework", str(meta.get("framework", ""))),
         ("takes", signature.shown_inputs),
         ("gives", signature.shown_outputs),
+        ("labels", _shown_labels(signature)),
         ("parameters", f"{meta.get('parameters'):,}" if type(meta.get("parameters")) is int else ""),
         ("size", shown_bytes(snapshot.nbytes)),
         ("metrics", shown_metrics(version.metrics)),
@@ -183,6 +187,17 @@ def _about(version: "Version", snapshot: "Snapshot", aliases: list[str]) -> list
         ("snapshot", snapshot.id),
     ]
     return [row for row in rows if row[1]]
+
+
+def _shown_labels(signature: "Signature") -> str:
+    from modelkeep.model.signature import named
+
+    shown = []
+    for name, info in named(signature.outputs).items():
+        if info.labels:
+            more = f", ... ({len(info.labels)})" if len(info.labels) > _LABELS else ""
+            shown.append(f"{name}: {', '.join(info.labels[:_LABELS])}{more}")
+    return "; ".join(shown)
 
 
 def _layers(snapshot: "Snapshot") -> list[tuple[str, str, str, str]]:

@@ -40,7 +40,9 @@ def command(
     if out is not None:
         _write(out, predictor, found)
     else:
-        print_json({"model": predictor.ref, "runtime": predictor.runtime, "outputs": _plain(found)})
+        labels = predictor.labels(found)
+        told = {"model": predictor.ref, "runtime": predictor.runtime, "outputs": _plain(found)}
+        print_json({**told, "labels": labels} if labels else told)
 
 
 def _write(out: str, predictor: "Predictor", found: Any) -> None:

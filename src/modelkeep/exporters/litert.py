@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from modelkeep.errors import UsageError
 from modelkeep.exporters.built import Built
+from modelkeep.exporters.litert_metadata import described
 from modelkeep.exporters.options import Options
 from modelkeep.exporters.portable import portable
 from modelkeep.exporters.serving import SIGNATURE
@@ -45,7 +46,7 @@ def write(built: Built, out: Path, options: Options) -> None:
         data = converter.convert()
     except Exception as error:  # noqa: BLE001  the converter raises what it likes
         raise _refused(str(error)) from None
-    out.write_bytes(data)
+    out.write_bytes(described(data, built, options.name))
 
 
 def _quantize(converter: Any, built: Built, options: Options) -> None:

@@ -26,7 +26,7 @@ from modelkeep.exporters.tfjs_ops import OPERATIONS
 from modelkeep.exporters.tfjs_page import page
 from modelkeep.exporters.tfjs_tables import with_tables
 from modelkeep.exporters.tracing import save
-from modelkeep.model.signature import flat
+from modelkeep.model.signature import flat, named
 
 SHARD_BYTES = 4 << 20
 """Browsers keep files of this size in their caches."""
@@ -73,7 +73,8 @@ def write(built: Built, out: Path, options: Options) -> None:
         document["modelInitializer"] = MessageToDict(filling)
     (out / "model.json").write_text(json.dumps(document), encoding="utf-8")
     row = {name: np.asarray(one)[:1].tolist() for name, one in flat(built.signature.inputs, built.examples).items()}
-    (out / "index.html").write_text(page(options.name, row), encoding="utf-8")
+    labels = {name: info.labels for name, info in named(built.signature.outputs).items() if info.labels}
+    (out / "index.html").write_text(page(options.name, row, labels), encoding="utf-8")
 
 
 def _frozen(concrete: Any) -> tuple[Any, dict[str, Any], list[Any]]:

@@ -2,6 +2,7 @@
 
 import html
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _PAGE = """<!doctype html>
@@ -31,6 +32,7 @@ _PAGE = """<!doctype html>
 <p id="error"></p>
 <div id="answers"></div>
 <script>
+const labels = %(labels)s;
 const by = id => document.getElementById(id);
 let model, ready;
 async function run() {
@@ -55,7 +57,7 @@ async function run() {
       table.createCaption().textContent = `${names[at]} [${tensors[at].shape}]`;
       values.slice(0, 40).forEach((value, index) => {
         const row = table.insertRow(); row.className = index === top ? 'top' : '';
-        row.insertCell().textContent = index; row.insertCell().textContent = value;
+        row.insertCell().textContent = (labels[names[at]] || [])[index] ?? index; row.insertCell().textContent = value;
       });
       by('answers').append(table);
     }
@@ -69,6 +71,7 @@ by('run').onclick = run;
 """
 
 
-def page(name: str, example: dict[str, Any]) -> str:
+def page(name: str, example: dict[str, Any], labels: Mapping[str, Sequence[str]]) -> str:
     """The page: a text area with an example, a button, and the answers as tables with the largest value marked."""
-    return _PAGE % {"title": html.escape(name), "example": html.escape(json.dumps(example))}
+    script = json.dumps(labels).replace("<", "\\u003c")
+    return _PAGE % {"title": html.escape(name), "example": html.escape(json.dumps(example)), "labels": script}

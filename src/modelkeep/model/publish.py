@@ -47,6 +47,7 @@ class Request:
     card: Card = field(default_factory=Card)
     parents: Sequence[str | Version] = ()
     optimizer: bool = False
+    labels: Sequence[str] | Mapping[str, Sequence[str]] | None = None
 
 
 def publish(store: Store, model: Any, request: Request, environment: Mapping[str, Json]) -> Version:
@@ -60,14 +61,15 @@ def publish(store: Store, model: Any, request: Request, environment: Mapping[str
     if isinstance(model, str | Ref | Snapshot | Version):
         return _promoted(store, model, request, environment, parents)
     contents = Contents.of(model, request.example, optimizer=request.optimizer)
+    signature = _labelled(contents.tree["signature"], request)
     parents += _grown_from(store, contents.origins, parents)
     # what it shares with the version before it, or else with what it grew from, is not written again
     before = [store.model(request.name).last(), *parents]
     donor = next((store.snapshot(one.snapshot_id) for one in before if one is not None), None)
     sizes = _sizes(contents.tree["model"])
     lineage = _lineage(parents, contents.origins)
-    about = _about(request, contents.framework, contents.tree["signature"], sizes, lineage)
-    tree = {**contents.tree, "card": request.card.text or write_card(about)}
+    about = _about(request, contents.framework, signature, sizes, lineage)
+    tree = {**contents.tree, "signature": signature, "card": request.card.text or write_card(about)}
     meta = _meta(about, request, environment, {"transferred": contents.origins} if contents.origins else {})
     snapshot = store.save(tree, meta=meta, donor=donor, donor_shards=VERSION_SHARDS)
     return _named(store, snapshot, request, parents)
@@ -87,8 +89,9 @@ def _promoted(
         )
     if request.optimizer and there.get("optimizer") is None:
         raise UsageError(f"snapshot {source.short} has no optimizer; leave optimizer=True out")
-    taken = ("architecture", "signature", "model", *(("optimizer",) if request.optimizer else ()))
-    tree: dict[str, Any] = {part: Part(part) for part in taken}
+    taken = ("architecture", "model", *(("optimizer",) if request.optimizer else ()))
+    signature = _labelled(there["signature"], request)
+    tree: dict[str, Any] = {"signature": signature, **{part: Part(part) for part in taken}}
     if request.example is not None:
         tree["examples"] = _examples(store, source, request.example)
     elif "examples" in there:
@@ -105,7 +108,7 @@ def _promoted(
     metrics = request.metrics if request.metrics is not None else _metrics(source)
     request = replace(request, metrics=metrics)
     framework = str(source.meta.get("framework", "keras"))
-    about = _about(request, framework, there["signature"], sizes, lineage)
+    about = _about(request, framework, signature, sizes, lineage)
     tree["card"] = request.card.text or write_card(about)
     snapshot = store.promote(source, tree, meta=_meta(about, request, environment, origin))
     return _named(store, snapshot, request, parents)
@@ -138,6 +141,12 @@ def _examples(store: Store, source: Snapshot, example: Any) -> dict[str, Any]:
 
     model = load_version(store, source)
     return examples_part(answered(example, lambda inputs: keras_model.answers(model, inputs)))
+
+
+def _labelled(signature: Json, request: Request) -> Json:
+    if request.labels is None:
+        return signature
+    return Signature.from_json(signature).labelled(request.labels).to_json()
 
 
 def _about(request: Request, framework: str, signature: Json, sizes: tuple[int, int], lineage: Sequence[str]) -> About:

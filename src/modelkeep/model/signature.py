@@ -1,7 +1,7 @@
 """What a model takes and gives: the names, dtypes and shapes of its inputs and outputs, free dimensions included."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,6 +26,8 @@ class TensorInfo:
     dtype: str
     """As numpy and ml_dtypes name it; text is ``"string"``."""
     shape: tuple[int | None, ...]
+    labels: tuple[str, ...] = ()
+    """What the values along the last axis stand for, such as the classes of a classifier; empty where nobody said."""
 
     def __str__(self) -> str:
         axes = ", ".join("?" if axis is None else str(axis) for axis in self.shape)
@@ -33,7 +35,8 @@ class TensorInfo:
 
     def to_json(self) -> dict[str, Json]:
         """The info as it is kept."""
-        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+        labels: dict[str, Json] = {"labels": list(self.labels)} if self.labels else {}
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), **labels}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,24 @@ class Signature:
     def to_json(self) -> dict[str, Json]:
         """The signature as it is kept."""
         return {"inputs": _written(self.inputs), "outputs": _written(self.outputs)}
+
+    def labelled(self, labels: Sequence[str] | Mapping[str, Sequence[str]]) -> "Signature":
+        """The same with labels for the values along the last axis of outputs: of the only one, or by its name.
+
+        Raises:
+            UsageError: an output that is not there, not as many as the axis is long, or one that is no line of text.
+
+        >>> found = Signature.of_arrays(np.zeros((4, 8)), {"sex": np.zeros((4, 2)), "age": np.zeros((4, 1))})
+        >>> found.labelled({"sex": ["female", "male"]}).outputs["sex"].labels
+        ('female', 'male')
+        """
+        outputs = named(self.outputs)
+        given = labels if isinstance(labels, Mapping) else {_only(outputs): labels}
+        for name in given:
+            if name not in outputs:
+                raise UsageError(f"labels are for {name!r:.60}, and the model gives {', '.join(outputs)}")
+        found = {name: replace(info, labels=_fitting(name, info, given.get(name))) for name, info in outputs.items()}
+        return Signature(self.inputs, nested(self.outputs, found))
 
     def check_inputs(self, inputs: Any) -> None:
         """Compare inputs with what the model takes.
@@ -173,6 +194,28 @@ def _filled(infos: Infos, values: Iterator[Any]) -> Any:
     return [_filled(part, values) for part in infos]
 
 
+def _only(outputs: Mapping[str, TensorInfo]) -> str:
+    if len(outputs) != 1:
+        wanted = f"{{{next(iter(outputs), 'OUTPUT')!r}: [...]}}"
+        raise UsageError(f"the model gives {', '.join(outputs)}; say whose labels they are: {wanted}")
+    return next(iter(outputs))
+
+
+def _fitting(name: str, info: TensorInfo, labels: Sequence[str] | None) -> tuple[str, ...]:
+    if labels is None:
+        return info.labels
+    found: tuple[Any, ...] = tuple(labels)
+    if len(info.shape) < 2:
+        raise UsageError(f"{name} has no axis of values beside the examples, so that nothing of it can have labels")
+    length = info.shape[-1]
+    if length not in (None, len(found)):
+        raise UsageError(f"{len(found)} labels were given for {name}, and {length} are wanted")
+    for one in found:
+        if not isinstance(one, str) or not one.strip() or one.splitlines() != [one]:
+            raise UsageError(f"a label of {name} is {one!r:.60}, and a line of text is wanted")
+    return found
+
+
 def info_of(array: Any, name: str) -> TensorInfo:
     """The info of an array whose first axis counts examples."""
     array = np.asarray(array)
@@ -213,12 +256,15 @@ def _read(node: Json, where: str, depth: int) -> Infos:
     if not isinstance(node, dict):
         raise Damaged(f"the signature has {node!r:.60} at {where}, where a tensor should be")
     name, dtype, shape = (node.get(key) for key in ("name", "dtype", "shape"))
-    if node.keys() != {"name", "dtype", "shape"} or not isinstance(name, str):
+    labels = node.get("labels", [])
+    if node.keys() - {"labels"} != {"name", "dtype", "shape"} or not isinstance(name, str):
         return {key: _read(part, f"{where}.{key}", depth + 1) for key, part in node.items()}
     axes = shape if isinstance(shape, list) else [""]
     if not isinstance(dtype, str) or not all(one is None or (type(one) is int and one >= 0) for one in axes):
         raise Damaged(f"the signature has a tensor at {where} whose dtype or shape is none")
-    return TensorInfo(name, dtype, tuple(axes))  # type: ignore[arg-type]  # looked at above
+    if not isinstance(labels, list) or not all(isinstance(one, str) for one in labels):
+        raise Damaged(f"the signature has labels at {where} that are no list of text")
+    return TensorInfo(name, dtype, tuple(axes), tuple(labels))  # type: ignore[arg-type]  # looked at above
 
 
 def _compare(wanted: Infos, found: Any, where: str, wrong: list[str]) -> None:

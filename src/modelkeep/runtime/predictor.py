@@ -52,6 +52,15 @@ class Predictor:
         found = self._session(fed)
         return found[self._answer] if self._answer is not None else nested(self.signature.outputs, found)
 
+    def labels(self, answers: Any) -> dict[str, Any]:
+        """The label of the largest value along the last axis: lists, by the name of each output that has labels."""
+        found = {}
+        given = flat(self.signature.outputs, answers)
+        for name, info in named(self.signature.outputs).items():
+            if info.labels and given[name].ndim:
+                found[name] = np.array(info.labels, object)[np.argmax(given[name], -1)].tolist()
+        return found
+
     def warm_up(self, batch: int = 1) -> None:
         """Compute once on zeros, as the first call allocates; text is empty, and a free axis beside the batch is 1."""
         made = {}
