@@ -10,12 +10,15 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import modelkeep as mk
+from modelkeep.cli.main import app
 from modelkeep.errors import Damaged, NotExact, NotFound, StorageError, UsageError
 from modelkeep.exporters import graphs
 from modelkeep.exporters.formats import FORMATS
 from modelkeep.keep import Keep
+from modelkeep.runtime import tensorflow_c
 from modelkeep.runtime.table import readers
 
 HERE = Path(__file__).parent
@@ -119,6 +122,35 @@ def test_a_wrong_export_is_caught_and_named(
         keep.export("digits@1", to, tmp_path / "out")
     assert left(tmp_path) == []
     assert keep.exports("digits@1") == []
+
+
+def test_layers_are_further_signatures_which_are_proven_too(keep: Keep, tmp_path: Path) -> None:
+    model = digits()
+    keep.publish("digits", model, example=X)
+    path = keep.export("digits@1", "savedmodel", tmp_path / "out", signatures=["hidden", "scaled"])
+    wanted = keras.Model(model.inputs[0], model.get_layer("hidden").output)(X)
+    found = tensorflow_c.load(path, signature="hidden")({"image": X})
+    np.testing.assert_allclose(found["hidden"], wanted, atol=1e-5)
+    assert tensorflow_c.load(path)({"image": X}).keys() == {"digit", "other"}
+    ((_, proof),) = keep.exports("digits@1")
+    assert proof["signatures"].keys() == {"hidden", "scaled"}
+    again = keep.verify_exports("digits@1")[0][1]
+    for told in (proof, again):
+        for (runtime,) in told["signatures"].values():
+            assert runtime["runtime"] == "tensorflow-c"
+            assert [batch["batch"] for batch in runtime["batches"]] == [len(X), 1]
+            assert all(batch["max_rel"] < 1e-5 for batch in runtime["batches"])
+    keep.export("digits@1", "savedmodel", tmp_path / "again", signatures=["hidden", "scaled"])
+    assert len(keep.exports("digits@1")) == 1
+    output = CliRunner().invoke(app, ["show", "digits@1", "--keep", str(tmp_path / "keep")]).output
+    assert "signature hidden" in output
+    with pytest.raises(UsageError, match=r"as savedmodel: a signature is asked for layer 'none', and the layers are "):
+        keep.export("digits@1", "savedmodel", tmp_path / "none", signatures=["none"])
+    with pytest.raises(UsageError, match="signatures is an option of savedmodel, not of litert"):
+        keep.export("digits@1", "litert", tmp_path / "none", signatures=["hidden"])
+    with pytest.raises(UsageError, match="signatures are names of layers, not 'hidden'; serving_default is the model"):
+        keep.export("digits@1", "savedmodel", tmp_path / "none", signatures="hidden")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["again", "keep", "out"]
 
 
 def test_a_version_without_examples_says_what_to_do(keep: Keep, tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ def command(
     batch: Annotated[int | None, typer.Option("--batch", help="litert: the only size of the first axis.")] = None,
     flex: Annotated[bool, typer.Option("--flex", help="litert: allow what only the Flex delegate has.")] = False,
     opset: Annotated[int | None, typer.Option("--opset", help="onnx: from 15 to 18.")] = None,
+    signature: Annotated[
+        list[str] | None,
+        typer.Option("--signature", metavar="LAYER", help="savedmodel: a layer's output as one more; repeatable."),
+    ] = None,
     tolerance: Annotated[
         float | None, typer.Option("--tolerance", help="A share of the largest value of an output.")
     ] = None,
@@ -52,6 +56,7 @@ def command(
     parsed = Ref.parse(ref)
     opened = open_keep(parsed.keep or keep)
     options: dict[str, Any] = {"quantize": quantize, "batch": batch, "flex": flex, "opset": opset}
+    options["signatures"] = tuple(signature or ())
     path = opened.export(parsed, to, out, overwrite=overwrite, again=again, tolerance=tolerance, **options)
     if as_json:
         print_json({"keep": opened.url, "model": str(parsed), "format": to, "path": str(path)})

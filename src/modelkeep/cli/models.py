@@ -144,7 +144,8 @@ def _proof_rows(export: "Export", proof: dict[str, Any]) -> list[tuple[str, ...]
     options = ", ".join(f"{name} {value}" for name, value in export.options.items())
     named = f"{export.format}{f' ({options})' if options else ''}"
     rows: list[tuple[str, ...]] = []
-    for told in proof["runtimes"]:
+    further = [(one, name) for name, given in (proof.get("signatures") or {}).items() for one in given]
+    for told, signature in [*((one, "") for one in proof["runtimes"]), *further]:
         runtime = f"{told['runtime']} {told['version']}"
         batches = told.get("batches")
         if not batches:
@@ -156,7 +157,8 @@ def _proof_rows(export: "Export", proof: dict[str, Any]) -> list[tuple[str, ...]
         call = min(one["call_ms"] for one in batches)
         top = f"{min(tops):.0%}" if tops else ""
         gap = f"{worst:.1e} of the largest, {proof['tolerance']:.0e} tolerated"
-        rows.append((named, shown_bytes(proof["bytes"]), runtime, gap, top, f"{call:.3g} ms"))
+        what = f"{export.format}, signature {signature}" if signature else named
+        rows.append((what, shown_bytes(proof["bytes"]), runtime, gap, top, f"{call:.3g} ms"))
     return rows
 
 

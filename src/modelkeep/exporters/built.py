@@ -1,6 +1,7 @@
 """A model that a writer turns into a graph, with what it takes, gives, and was shown."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from modelkeep.model.signature import Signature
@@ -16,3 +17,5 @@ class Built:
     signature: Signature
     examples: Any
     """Inputs as arrays, nested as the model takes them; first axis the rows."""
+    parts: "Mapping[str, Built]" = field(default_factory=dict)
+    """What further signatures compute, by their names."""

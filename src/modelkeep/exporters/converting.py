@@ -3,6 +3,7 @@
 import importlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,26 @@ from modelkeep.values import SnapshotId
 def convert(job: Mapping[str, Any]) -> dict[str, Any]:
     """Write the model of a snapshot to ``job["out"]``.
 
+    Returns: where further signatures are asked for, the snapshot in the keep at ``job["scratch"]`` that has under their
+    names what a version has: signature and examples, answered by the model as it was built here.
+
     Raises:
         UsageError: the model, or an operation of it, that the format cannot hold.
     """
-    write(job, build(job))
-    return {}
+    built = build(job)
+    names = job["options"]["signatures"]
+    if not names:
+        write(job, built)
+        return {}
+    from modelkeep.exporters.parts import of_layer
+
+    parts = {name: of_layer(built, name) for name in names}
+    write(job, replace(built, parts={name: part for name, (part, _) in parts.items()}))
+    state = {
+        name: {"signature": part.signature.to_json(), "examples": {"inputs": part.examples, "outputs": found}}
+        for name, (part, found) in parts.items()
+    }
+    return {"snapshot": Store.open(open_backend(job["scratch"], create=True)).save({"signatures": state}).id}
 
 
 def build(job: Mapping[str, Any]) -> Built:

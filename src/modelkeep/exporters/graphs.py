@@ -4,7 +4,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from modelkeep.backend import open_backend
 from modelkeep.errors import Damaged, ModelkeepError, NotExact, UsageError
 from modelkeep.exporters.child import ask
 from modelkeep.exporters.formats import FORMATS, Route
 from modelkeep.exporters.options import Options
 from modelkeep.exporters.source import Source
 from modelkeep.runtime.artifact import BETWEEN, WHOLE, proof_of, restore
+from modelkeep.snapshot import Snapshot
 from modelkeep.store import Export, Store, Version
-from modelkeep.values import Json
+from modelkeep.values import Json, SnapshotId
 
 _CONVERT, _PROBE, _PROVE = (
     f"modelkeep.exporters.{one}" for one in ("converting:convert", "probing:probe", "proof:prove")
@@ -61,28 +63,49 @@ def make(request: Request, path: Path) -> None:
             restore(source.store, found, path)
             return
     routes = _routes(request)
-    with _place(source) as place:
-        proof = _first_proven(request, routes, place, path)
+    with _place(source.store, source.snapshot) as place:
+        proven = _first_proven(request, routes, place, path)
     if version is not None:
-        _keep(source.store, version, request, proof, path)
+        _keep(source.store, version, request, proven, path)
 
 
 def _first_proven(request: Request, routes: list[Route], place: tuple[str, str], path: Path) -> dict[str, Any]:
-    """Go each way until what was written is proven. Raises what the first way did where none leads there."""
+    """Go each way until what was written is proven; raises what the first way did where none leads there.
+
+    Returns: the proof and the further signatures, as they are kept.
+    """
     first: ModelkeepError | None = None
     for route in routes:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
             job = _job(request, route, place, Path(scratch) / path.name, scratch)
             try:
-                ask(_CONVERT, job, environment=_environment(route))
+                told = ask(_CONVERT, job, environment=_environment(route))
                 proof = _proof(request, route, job, scratch)
+                signatures = _signatures(job, told.get("snapshot"))
+                if signatures:
+                    further = {"keep": job["scratch"], "snapshot": told["snapshot"]}
+                    proof["signatures"] = _further(job | further, signatures)
             except (NotExact, Damaged, UsageError) as error:
                 first = first or type(error)(f"{request.source.ref} as {request.to}: {error}")
                 continue
             os.rename(job["out"], path)
-            return proof
+            return {"proof": proof, "signatures": signatures}
     assert first is not None
     raise first
+
+
+def _signatures(job: Mapping[str, Any], snapshot: str | None) -> dict[str, Any]:
+    """What the converter has kept of further signatures: what they take and give, examples and answers, by name."""
+    if snapshot is None:
+        return {}
+    store = Store.open(open_backend(job["scratch"], create=False), create=False)
+    found: dict[str, Any] = store.load(store.snapshot(SnapshotId(snapshot)))["signatures"]
+    return found
+
+
+def _further(job: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """What the runtimes say of further signatures, by name."""
+    return {name: ask(_PROVE, {**job, "signature": name})["runtimes"] for name in names}
 
 
 def _proof(request: Request, route: Route, job: Mapping[str, Any], scratch: str) -> dict[str, Any]:
@@ -95,14 +118,20 @@ def _proof(request: Request, route: Route, job: Mapping[str, Any], scratch: str)
 def verify(store: Store, source: Source, export: Export) -> dict[str, Any]:
     """Prove a kept export again, with the runtimes of today; returns the new proof. Raises what `make` does."""
     before = proof_of(store, export)
-    with _place(source) as (keep, snapshot), tempfile.TemporaryDirectory(prefix="modelkeep-verify-") as scratch:
+    with _place(store, source.snapshot) as place, tempfile.TemporaryDirectory(prefix="modelkeep-verify-") as scratch:
+        keep, snapshot = place
         path = Path(scratch) / f"artifact{FORMATS[export.format].suffix}"
         restore(store, export, path)
         job = {
             "keep": keep, "snapshot": snapshot, "path": str(path), "format": export.format,
             "tolerance": before["tolerance"], "batch": export.options.get("batch"),
         }  # fmt: skip
-        return ask(_PROVE, job)
+        proof = ask(_PROVE, job)
+        names = before.get("signatures")
+        if isinstance(names, dict):
+            with _place(store, store.snapshot(export.snapshot_id)) as (keep, snapshot):
+                proof["signatures"] = _further({**job, "keep": keep, "snapshot": snapshot}, names)
+        return proof
 
 
 def _asked(request: Request) -> dict[str, Any]:
@@ -151,17 +180,15 @@ def _is_installed(name: str) -> bool:
 
 
 @contextmanager
-def _place(source: Source) -> Iterator[tuple[str, str]]:
+def _place(store: Store, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     """A keep that another process can open, with the snapshot: its own, or a copy of one in memory."""
-    if not source.store.backend.url.startswith("memory:"):
-        yield source.store.backend.url, source.snapshot.id
+    if not store.backend.url.startswith("memory:"):
+        yield store.backend.url, snapshot.id
         return
-    from modelkeep.backend import open_backend
-
     with tempfile.TemporaryDirectory(prefix="modelkeep-copy-") as folder:
-        store = Store.open(open_backend(folder, create=True))
-        tree = source.store.load(source.snapshot)
-        yield folder, store.save({name: part for name, part in tree.items() if name != "optimizer"}).id
+        copy = Store.open(open_backend(folder, create=True))
+        tree = store.load(snapshot)
+        yield folder, copy.save({name: part for name, part in tree.items() if name != "optimizer"}).id
 
 
 def _job(request: Request, route: Route, place: tuple[str, str], path: Path, scratch: str) -> dict[str, Any]:
@@ -174,7 +201,7 @@ def _job(request: Request, route: Route, place: tuple[str, str], path: Path, scr
         "keep": keep, "snapshot": snapshot, "out": str(path), "path": str(path), "format": request.to,
         "framework": route.framework, "module": f"modelkeep.exporters.{route.module}",
         "options": asdict(request.options), "code": code, "tolerance": _tolerance(request),
-        "batch": request.options.batch,
+        "batch": request.options.batch, "scratch": f"{scratch}/keep",
     }  # fmt: skip
 
 
@@ -208,9 +235,9 @@ def _first_layer(request: Request, route: Route, job: Mapping[str, Any], scratch
         return ""
     path = Path(scratch) / f"layers{FORMATS[request.to].suffix}"
     try:
-        opened = {**job, "out": str(path), "path": str(path), "scratch": f"{scratch}/keep", "each": True}
+        opened = {**job, "out": str(path), "path": str(path), "each": True}
         layers = ask(_PROBE, opened, environment=_environment(route))
-        opened |= {"keep": f"{scratch}/keep", "snapshot": layers["snapshot"]}
+        opened |= {"keep": job["scratch"], "snapshot": layers["snapshot"]}
         found = ask(_PROVE, opened)
     except ModelkeepError as error:
         return f"; which layer begins it could not be told: {error!s:.200}"
@@ -222,13 +249,13 @@ def _first_layer(request: Request, route: Route, job: Mapping[str, Any], scratch
     return "; with every layer's output opened none differs, so what differs is behind the last layer or in the file"
 
 
-def _keep(store: Store, version: Version, request: Request, proof: Mapping[str, Any], path: Path) -> None:
+def _keep(store: Store, version: Version, request: Request, proven: Mapping[str, Any], path: Path) -> None:
     files = {name: np.frombuffer(one.read_bytes(), np.uint8) for name, one in _files(path)}
     meta: dict[str, Json] = {
         "kind": "export", "model": version.model, "version": version.number, "format": request.to,
         "of": version.snapshot_id, "made": time.time(),
     }  # fmt: skip
-    snapshot = store.save({"files": files, "options": _asked(request), "proof": dict(proof)}, meta=meta)
+    snapshot = store.save({"files": files, "options": _asked(request), **proven}, meta=meta)
     store.model(version.model).exports(version.number).add(request.to, _asked(request), snapshot.id)
 
 

@@ -1,15 +1,21 @@
 """What an export may be asked beside its format."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from modelkeep.errors import UsageError
+from modelkeep.exporters.serving import SIGNATURE
 from modelkeep.values import Json
 
 Quantize = Literal["dynamic", "int8", "float16", "uint8"]
 
 _QUANTIZED: dict[str, tuple[str, ...]] = {"litert": ("dynamic", "int8", "float16"), "tfjs": ("float16", "uint8")}
-_OF_FORMAT = {"batch": ("litert",), "quantize": ("litert", "tfjs"), "flex": ("litert",), "opset": ("onnx",)}
+_OF_FORMAT = {
+    "batch": ("litert",), "quantize": ("litert", "tfjs"), "flex": ("litert",), "opset": ("onnx",),
+    "signatures": ("savedmodel",),
+}  # fmt: skip
+_UNSAID: tuple[object, ...] = (None, False, (), [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +39,23 @@ class Options:
     """litert: allow operations of TensorFlow that only a runtime with the Flex delegate has."""
     opset: int | None = None
     """onnx: the opset; 17 by default."""
+    signatures: Sequence[str] = ()
+    """savedmodel: layers, each of which has its output as a signature of its own, of that name."""
 
     @classmethod
     def checked(cls, format_name: str, **given: object) -> "Options":
         """The options of a format. Raises UsageError for one that it has not, or a value that there is not."""
         options = cls(**given)  # type: ignore[arg-type]  # looked at below
         for name, formats in _OF_FORMAT.items():
-            if getattr(options, name) not in (None, False) and format_name not in formats:
+            if getattr(options, name) not in _UNSAID and format_name not in formats:
                 raise UsageError(f"{name} is an option of {' and '.join(formats)}, not of {format_name}")
         if options.quantize is not None and options.quantize not in _QUANTIZED[format_name]:
             raise UsageError(
                 f"{format_name} has no quantization {options.quantize!r:.40}, but {', '.join(_QUANTIZED[format_name])}"
+            )
+        if not _are_names(options.signatures) or SIGNATURE in options.signatures:
+            raise UsageError(
+                f"signatures are names of layers, not {options.signatures!r:.60}; {SIGNATURE} is the model"
             )
         for name, least, most in (("batch", 1, 1 << 20), ("opset", 15, 18)):
             value = getattr(options, name)
@@ -54,7 +66,12 @@ class Options:
     def to_json(self) -> dict[str, Json]:
         """Those that were asked for, without the name."""
         found = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "name"}
-        return {name: value for name, value in found.items() if value not in (None, False)}
+        given = {name: value for name, value in found.items() if value not in _UNSAID}
+        return {name: list(value) if name == "signatures" else value for name, value in given.items()}
+
+
+def _are_names(given: object) -> bool:
+    return isinstance(given, list | tuple) and all(isinstance(one, str) and one for one in given)
 
 
 assert set(get_args(Quantize)) == {one for ways in _QUANTIZED.values() for one in ways}

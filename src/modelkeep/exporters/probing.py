@@ -3,14 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import keras
-
 from modelkeep.backend import open_backend
-from modelkeep.errors import UsageError
-from modelkeep.exporters.built import Built
 from modelkeep.exporters.converting import build, write
-from modelkeep.model.keras_model import answers
-from modelkeep.model.signature import Signature, TensorInfo, flat, info_of, named, nested
+from modelkeep.exporters.parts import tensors, with_outputs
 from modelkeep.store import Store
 
 
@@ -25,29 +20,9 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: it has no order of layers, as subclassed models have not.
     """
     built = build(job)
-    if not isinstance(built.model, keras.src.models.functional.Functional | keras.Sequential):
-        raise UsageError("a model that is no functional one has no order of layers")
-    outputs = _every_output(built.model)
-    opened = keras.Model(built.model.inputs, {name: tensor for name, (_, tensor) in outputs.items()})
-    inputs = flat(built.signature.inputs, built.examples)
-    found = answers(opened, [inputs[name] for name in inputs])
-    infos: dict[str, TensorInfo] = {name: info_of(array, name) for name, array in found.items()}
-    takes = nested(built.signature.inputs, named(built.signature.inputs))
-    plain = Signature(list(flat(built.signature.inputs, takes).values()), infos)
-    whole = Built("keras", opened, plain, [inputs[name] for name in inputs])
+    given = [(layer, tensor) for layer, found in tensors(built.model).items() for tensor in found]
+    whole, found = with_outputs(built, {f"layer_{at}": tensor for at, (_, tensor) in enumerate(given)})
     write(job, whole)
-    state = {"signature": plain.to_json(), "examples": {"inputs": whole.examples, "outputs": found}}
+    state = {"signature": whole.signature.to_json(), "examples": {"inputs": whole.examples, "outputs": found}}
     saved = Store.open(open_backend(job["scratch"], create=True)).save(state)
-    return {"snapshot": saved.id, "layers": {name: layer for name, (layer, _) in outputs.items()}}
-
-
-def _every_output(model: Any) -> dict[str, tuple[str, Any]]:
-    """Each tensor that a layer gives, by a name of its own, with the layer's name; in the order of computing."""
-    functional = model._functional if isinstance(model, keras.Sequential) else model
-    found: dict[str, tuple[str, Any]] = {}
-    for nodes in (functional._nodes_by_depth[depth] for depth in sorted(functional._nodes_by_depth, reverse=True)):
-        for node in nodes:
-            if not node.is_input:
-                for tensor in node.outputs:
-                    found[f"layer_{len(found)}"] = (node.operation.name, tensor)
-    return found
+    return {"snapshot": saved.id, "layers": {f"layer_{at}": layer for at, (layer, _) in enumerate(given)}}

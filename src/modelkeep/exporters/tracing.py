@@ -16,7 +16,7 @@ from modelkeep.model.signature import TensorInfo, flat, named, nested
 
 
 def save(built: Built, path: Path, *, batch: int | None = None, unrolled: bool = False) -> Path:
-    """Write a SavedModel whose one signature has the model's own names.
+    """Write a SavedModel whose signature has the model's own names; with those of the parts.
 
     Args:
         built: the model.
@@ -28,7 +28,8 @@ def save(built: Built, path: Path, *, batch: int | None = None, unrolled: bool =
     archive.track(built.model)
     specs = {name: _spec(name, info, batch) for name, info in named(built.signature.inputs).items()}
     with _unrolled(built.model) if unrolled else nullcontext():
-        archive.add_endpoint(SIGNATURE, _serving(built), input_signature=[specs])
+        for name, part in {SIGNATURE: built, **built.parts}.items():
+            archive.add_endpoint(name, _serving(part), input_signature=[specs])
         archive.write_out(str(path), verbose=False)
     return path
 

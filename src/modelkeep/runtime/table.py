@@ -44,6 +44,8 @@ class Runtime:
     format: str
     packages: tuple[str, ...]
     extra: str
+    signatures: bool = False
+    """It opens further signatures of a file, by their names."""
     second: bool = False
     """It reads the format beside the runtime that the format is made for: what it cannot open is told, and no error."""
 
@@ -61,8 +63,8 @@ class Runtime:
                 continue
         return None
 
-    def load(self, path: Path, *, threads: int | None = None) -> Session:
-        """Open an artifact.
+    def load(self, path: Path, *, threads: int | None = None, signature: str | None = None) -> Session:
+        """Open an artifact, where it has several by ``signature``.
 
         Raises:
             UsageError: the runtime is not installed; with what installs it.
@@ -71,7 +73,8 @@ class Runtime:
         if self.version() is None:
             raise UsageError(f"{self.name} is not installed; {self.way}")
         module: Module = import_module(f"modelkeep.runtime.{self.module}")
-        return module.load(path, threads=threads)
+        chosen = {} if signature is None else {"signature": signature}
+        return module.load(path, threads=threads, **chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +104,9 @@ class Script(Runtime):
         there = packages.node() if self.host == "node" else packages.browser()
         return packages.installed(self.packages) if there is not None else None
 
-    def load(self, path: Path, *, threads: int | None = None) -> Session:
+    def load(self, path: Path, *, threads: int | None = None, signature: str | None = None) -> Session:
         """Open an artifact, on one thread. Raises what `Runtime.load` does."""
-        del threads
+        del threads, signature
         if self.version() is None:
             raise UsageError(f"{self.name} is not installed; {self.way}")
         from modelkeep.runtime.javascript.session import load
@@ -113,7 +116,7 @@ class Script(Runtime):
 
 def _tfjs(backend: str, *, second: bool = False, host: Literal["node", "browser"] = "node") -> Script:
     packages = tuple(f"@tensorflow/tfjs-{one}" for one in ("core", "converter", f"backend-{backend}"))
-    return Script(f"tfjs-{backend}", "tfjs", "tfjs", packages, "export", second, host, backend)
+    return Script(f"tfjs-{backend}", "tfjs", "tfjs", packages, "export", second=second, host=host, backend=backend)
 
 
 RUNTIMES: tuple[Runtime, ...] = (
@@ -121,7 +124,9 @@ RUNTIMES: tuple[Runtime, ...] = (
     Runtime("onnxruntime", "onnxruntime", "onnx", ("onnxruntime", "onnxruntime-gpu"), "onnx"),
     Runtime("openvino", "openvino", "onnx", ("openvino",), "openvino", second=True),
     Runtime("openvino", "openvino", "savedmodel", ("openvino",), "openvino", second=True),
-    Runtime("tensorflow-c", "tensorflow_c", "savedmodel", ("tensorflow", "tensorflow-cpu"), "tensorflow"),
+    Runtime(
+        "tensorflow-c", "tensorflow_c", "savedmodel", ("tensorflow", "tensorflow-cpu"), "tensorflow", signatures=True
+    ),
     _tfjs("cpu"),
     _tfjs("wasm", second=True),  # it has fewer operations
     _tfjs("webgl", second=True, host="browser"),

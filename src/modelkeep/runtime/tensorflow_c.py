@@ -45,8 +45,8 @@ class _Buffer(ctypes.Structure):
     _fields_ = [("data", c_void_p), ("length", c_size_t), ("free", c_void_p)]
 
 
-def load(path: Path, *, threads: int | None = None) -> "Session":
-    """Open a SavedModel, or the folder of an export that has one.
+def load(path: Path, *, threads: int | None = None, signature: str = SIGNATURE) -> "Session":
+    """Open a signature of a SavedModel, or of the folder of an export that has one.
 
     Raises:
         Damaged: the library cannot open it.
@@ -70,16 +70,16 @@ def load(path: Path, *, threads: int | None = None) -> "Session":
     if fault:
         library.TF_DeleteGraph(graph)
         raise Damaged(f"{path.name}: TensorFlow cannot open it: {fault:.400}", str(path))
-    return Session(library, session, graph, text, path.name)
+    return Session(library, session, graph, text, path.name, signature)
 
 
 class Session:
-    """A signature of a SavedModel that is loaded: ``serving_default``, or its only one."""
+    """A signature of a SavedModel that is loaded: that of the name, or its only one."""
 
-    def __init__(self, library: Any, session: Any, graph: Any, meta: bytes, name: str) -> None:
+    def __init__(self, library: Any, session: Any, graph: Any, meta: bytes, name: str, signature: str) -> None:
         self._library, self._session, self._name = library, session, name
         self._close = weakref.finalize(self, _end, library, session, graph)
-        inputs, outputs = _signature(meta, name)
+        inputs, outputs = _signature(meta, name, signature)
         self.inputs = {key: _info(key, one) for key, one in inputs.items()}
         self.outputs = {key: _info(key, one) for key, one in outputs.items()}
         self._inputs = {key: _place(library, graph, one[0], name) for key, one in inputs.items()}
@@ -242,7 +242,7 @@ _Tensor = tuple[str, int, tuple[int | None, ...]]
 """The name in the graph, the number of the dtype, and the shape."""
 
 
-def _signature(meta: bytes, where: str) -> tuple[dict[str, _Tensor], dict[str, _Tensor]]:
+def _signature(meta: bytes, where: str, wanted: str) -> tuple[dict[str, _Tensor], dict[str, _Tensor]]:
     """Inputs and outputs of the signature that is meant, out of a MetaGraphDef. Raises Damaged, UsageError."""
     source = Memory(meta, where)
     found: dict[str, tuple[dict[str, _Tensor], dict[str, _Tensor]]] = {}
@@ -251,11 +251,11 @@ def _signature(meta: bytes, where: str) -> tuple[dict[str, _Tensor], dict[str, _
             key, value = _entry(source, start, stop)
             found[key] = _signature_def(source, *value)
     able = {name: one for name, one in found.items() if one[1] and not name.startswith("__")}
-    if SIGNATURE not in able and len(able) != 1:
+    if wanted not in able and (wanted != SIGNATURE or len(able) != 1):
         names = ", ".join(sorted(able))
-        had = f"the signatures {names}, and none of them is {SIGNATURE}" if names else "no signature"
+        had = f"the signatures {names}, and none of them is {wanted}" if names else "no signature"
         raise UsageError(f"{where}: it has {had}; save it with signatures=")
-    return able.get(SIGNATURE) or next(iter(able.values()))
+    return able.get(wanted) or next(iter(able.values()))
 
 
 def _entry(source: Memory, start: int, stop: int) -> tuple[str, tuple[int, int]]:
