@@ -89,15 +89,17 @@ def test_without_node_the_error_says_what_to_install(
         keep.export("small@1", "tfjs", tmp_path / "out")
 
 
-@needs_node
-@pytest.mark.skipif(browser.CHROMIUM is None, reason="Chromium is not installed")
-@pytest.mark.parametrize("backend", ["cpu", "webgl"])
-def test_the_page_runs_in_a_browser(exported: tuple[Keep, Path], tmp_path: Path, backend: str) -> None:
-    keep, path = exported
-    web = Path(shutil.copytree(path, tmp_path / "web"))
+def with_libraries(path: Path, web: Path) -> Path:
+    """A copy of an export with the libraries that its page names, as the docs say."""
+    shutil.copytree(path, web)
     (web / "tfjs").mkdir()
     for name in ("core", "converter", "backend-cpu", "backend-webgl"):
         shutil.copy(LIBRARIES / f"tfjs-{name}" / "dist" / f"tf-{name}.min.js", web / "tfjs")
+    return web
+
+
+def run_page(web: Path, backend: str) -> str:
+    """The document of the page after a click on Run."""
     page = (web / "index.html").read_text()
     driven = f"by('backend').value = '{backend}'; run().then(() => fetch('/done'));\n</script>\n</html>"
     (web / "driven.html").write_text(
@@ -106,7 +108,33 @@ def test_the_page_runs_in_a_browser(exported: tuple[Keep, Path], tmp_path: Path,
     with browser.serving(web) as address:
         document = browser.opened(f"{address}/driven.html")
     assert 'data-done="yes"' in document, document[-1500:]
+    return document
+
+
+@needs_node
+@needs_browser
+@pytest.mark.parametrize("backend", ["cpu", "webgl"])
+def test_the_page_runs_in_a_browser(exported: tuple[Keep, Path], tmp_path: Path, backend: str) -> None:
+    keep, path = exported
+    document = run_page(with_libraries(path, tmp_path / "web"), backend)
     told = re.findall(r"<td>(\d+)</td><td>([-0-9.e]+)</td>", document)
     wanted = keep.load_model("series@1")(X[:1])
     found = [float(value) for _, value in told]
     assert np.allclose(found, np.concatenate([np.array(wanted["kind"])[0], np.array(wanted["size"])[0]]), atol=1e-4)
+
+
+@needs_node
+@needs_browser
+def test_the_page_of_a_model_of_words_has_labels(keep: Keep, tmp_path: Path) -> None:
+    words = keras.layers.StringLookup(vocabulary=["red", "green", "blue"])
+    inputs = keras.Input((2,), dtype="string", name="words")
+    hidden = keras.layers.Flatten()(keras.layers.Embedding(4, 3)(words(inputs)))
+    model = keras.Model(inputs, keras.layers.Dense(3, "softmax", name="kind")(hidden))
+    given = np.array([["red", "grey"], ["blue", "blue"]], object)
+    keep.publish("words", model, example=given, labels=["warm", "cold", "neither"])
+    path = keep.export("words@1", "tfjs", tmp_path / "export")
+    document = run_page(with_libraries(path, tmp_path / "web"), "webgl")
+    told = dict(re.findall(r"<td>(\w+)</td><td>([-0-9.e]+)</td>", document))
+    wanted = np.array(model(given[:1]))[0]
+    assert list(told) == ["warm", "cold", "neither"]
+    assert np.allclose([float(value) for value in told.values()], wanted, atol=1e-4)
