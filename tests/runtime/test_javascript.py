@@ -37,7 +37,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Keep, dict[str, 
     keep = mk.open(folder / "keep")
     layers = keras.layers
     inputs = keras.Input((8, 8, 2), name="image")
-    hidden = layers.Flatten()(layers.MaxPool2D()(layers.Conv2D(4, 3, activation="gelu")(inputs)))
+    seen = layers.Reshape((9, 4))(layers.MaxPool2D()(layers.Conv2D(4, 3, activation="gelu")(inputs)))
+    hidden = layers.Flatten()(layers.MultiHeadAttention(2, 4)(seen, seen))
     model = keras.Model(inputs, {"kind": layers.Dense(5, "softmax")(hidden), "size": layers.Dense(1)(hidden)})
     keep.publish("small", model, example=X)
     paths = {to: keep.export("small", to, folder / f"small.{to}") for to in ("tfjs", "onnx")}
