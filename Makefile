@@ -12,7 +12,7 @@ STAMP  := $(VENV)/.ready
 PYTEST_ARGS ?=
 BENCH_ARGS  ?=
 
-.PHONY: help setup tools demo test lint types layers check bench torture clean
+.PHONY: help setup tools demo test lint types layers check bench matrix torture clean
 
 help:
 	@echo "make setup    build $(VENV) with pinned requirements (about 5 minutes and 3 GB; nothing the second time)"
@@ -21,6 +21,7 @@ help:
 	@echo "make test     the tests, without the ones marked torture"
 	@echo "make check    lint, types, layers and test"
 	@echo "make bench    saving, waiting, restoring and overhead beside peers and the limit: tables, and bench.png"
+	@echo "make matrix   every kind of model, on every backend, in every export format: docs/export_matrix.md (about an hour)"
 	@echo "make torture  the whole kill matrix and everything else that takes hours"
 	@echo "make clean    remove $(VENV) and what the tools left"
 
@@ -75,6 +76,14 @@ check: lint types layers test
 
 bench: setup
 	$(PY) -m bench.run $(BENCH_ARGS)
+
+# A kind that is refused has a row too; a line of JSON for each.
+matrix: setup tools
+	@folder=$$(mktemp -d); trap 'rm -rf '$$folder EXIT; \
+	for backend in tensorflow jax torch; do \
+	  KERAS_BACKEND=$$backend $(PY) tests/exporters/model_kinds.py $$folder/$$backend > $$folder/$$backend.jsonl; \
+	done; \
+	$(PY) tests/exporters/matrix.py $$folder/*.jsonl
 
 torture: setup tools
 	$(PY) -m pytest -n 2 --dist worksteal -m torture $(PYTEST_ARGS)
