@@ -24,6 +24,7 @@
 ``kind`` is stable and append-only: scripts may match on it. ``exit_code`` is what the command returns.
 """
 
+import re
 from typing import ClassVar
 
 
@@ -147,3 +148,16 @@ class Unsafe(ModelkeepError):
 
     kind = "unsafe"
     exit_code = 10
+
+
+def told(error: Exception) -> str:
+    r"""An error of a framework as ours tell it: its type and message, without colours, the middle left out if long.
+
+    >>> told(ValueError("\x1b[1mInvalid dtype: object\x1b[0m"))
+    'ValueError: Invalid dtype: object'
+    """
+    text = _COLOURS.sub("", str(error)).strip()
+    return f"{type(error).__name__}: {text if len(text) < 600 else f'{text[:200]} ... {text[-300:]}'}"
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")

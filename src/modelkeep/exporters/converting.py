@@ -9,7 +9,7 @@ from typing import Any
 
 from modelkeep.backend import open_backend
 from modelkeep.budget import Budget
-from modelkeep.errors import ModelkeepError, UsageError
+from modelkeep.errors import ModelkeepError, UsageError, told
 from modelkeep.exporters.built import Built
 from modelkeep.exporters.options import Options
 from modelkeep.model.load import Wish, architecture_of, load_version
@@ -67,7 +67,7 @@ def build(job: Mapping[str, Any]) -> Built:
         raise
     except Exception as error:
         raise UsageError(
-            f"the model cannot be built under {job['framework']}, from which the format is written: {error!s:.400}"
+            f"the model cannot be built under {job['framework']}, from which the format is written: {told(error)}"
         ) from error
 
 
@@ -80,7 +80,7 @@ def write(job: Mapping[str, Any], built: Built) -> None:
     except (ModelkeepError, OSError):
         raise
     except Exception as error:
-        raise UsageError(f"it cannot be turned into this format: {type(error).__name__}: {error!s:.600}") from error
+        raise UsageError(f"it cannot be turned into this format: {told(error)}") from error
 
 
 def _code(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,13 +25,15 @@ def pure(built: Built) -> tuple[Any, Function]:
     if built.kind == "jax":
         function, parameters = model
         return parameters, lambda given, inputs: flat(signature.outputs, function(given, _in(built, inputs)))
-    variables = ([one.value for one in model.trainable_variables], [one.value for one in model.non_trainable_variables])
+
+    import keras  # which a function of jax does without
 
     def compute(given: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        found, _ = model.stateless_call(*given, _in(built, inputs), training=False)
-        return flat(signature.outputs, found)
+        # not stateless_call, which goes past Model.__call__ and hands training= to a call that may not take it
+        with keras.StatelessScope(state_mapping=list(zip(model.variables, given, strict=True))):
+            return flat(signature.outputs, model(_in(built, inputs), training=False))
 
-    return variables, compute
+    return [one.value for one in model.variables], compute
 
 
 def _in(built: Built, inputs: Mapping[str, Any]) -> Any:

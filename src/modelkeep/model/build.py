@@ -7,7 +7,7 @@ import keras
 from keras.src.saving import object_registration, serialization_lib
 
 from modelkeep.budget import Budget
-from modelkeep.errors import Damaged, LimitExceeded, ModelkeepError, UnknownFormat, UsageError
+from modelkeep.errors import Damaged, LimitExceeded, ModelkeepError, UnknownFormat, UsageError, told
 from modelkeep.frameworks.keras_names import flat_layers
 from modelkeep.model.allowlist import allow
 from modelkeep.model.architecture import FORMAT
@@ -94,10 +94,10 @@ def _guarded(make: Callable[[], Any], scope: Mapping[str, Any], budget: Budget, 
         here = keras.backend.backend()
         if isinstance(trained, str) and trained != here:
             raise UsageError(
-                f"the model cannot be built under {here}: {_told(error)}; it was made under {trained:.20}, and code of "
+                f"the model cannot be built under {here}: {told(error)}; it was made under {trained:.20}, and code of "
                 f"that backend alone runs with KERAS_BACKEND={trained:.20}"
             ) from error
-        raise Damaged(f"architecture: Keras makes no model of it: {_told(error)}") from error
+        raise Damaged(f"architecture: Keras makes no model of it: {told(error)}") from error
     if ledger.refused is not None:  # Keras went on without what was refused
         raise ledger.refused
     return model
@@ -110,12 +110,6 @@ def _with_alpha(enable: Callable[..., Any]) -> Callable[..., Any]:
         enable(layer, rank, layer.lora_alpha if lora_alpha is None else lora_alpha, **initializers)
 
     return enable_lora
-
-
-def _told(error: Exception) -> str:
-    # Keras puts the reason behind the whole configuration
-    text = str(error)
-    return f"{type(error).__name__}: {text if len(text) < 600 else f'{text[:200]} ... {text[-300:]}'}"
 
 
 def _parts(architecture: Json) -> Mapping[str, Any]:

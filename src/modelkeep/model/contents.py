@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from modelkeep.errors import ModelkeepError, UsageError
+from modelkeep.errors import ModelkeepError, UsageError, told
 from modelkeep.model.signature import Signature
 from modelkeep.snapshot.canonical import canonical_json
 from modelkeep.values import Json
@@ -77,7 +77,7 @@ def answered(inputs: Any, ask: Callable[[Any], Any]) -> Example:
     except ModelkeepError:
         raise
     except Exception as error:
-        raise UsageError(f"the model does not compute the example: {type(error).__name__}: {error!s:.600}") from error
+        raise UsageError(f"the model does not compute the example: {told(error)}") from error
 
 
 def examples_part(example: Example) -> dict[str, Any]:
