@@ -395,7 +395,7 @@ class Keep:
 
         Args:
             name: letters, digits, ``_``, ``-`` and ``.``.
-            model: a Keras model on any backend, a torch module, a jax pytree of parameters; a REF such as
+            model: a Keras model on any backend, a torch or flax module, a jax pytree of parameters; a REF such as
                 ``"run:cnn@best:val_loss"``, which is promoted without reading or writing its tensors; or a `Path`:
                 the model in a foreign file, or the weights of one that has no architecture (`transfer` takes them).
             example: a few inputs, first axis the batch: ``x[:4]``, or a dict or list of arrays. The model is asked, and
@@ -440,8 +440,9 @@ class Keep:
             ref: such as ``"digits@3"``, ``"model:digits@champion"``, or a checkpoint ``"run:cnn@last"``.
             custom_objects: classes and functions that the model may use beyond Keras' own: {name: class}.
             compiled: compile it as it was, with the state of the optimizer where that was kept.
-            into: a model that is there already, into which the weights are put: a Keras model, a torch module; for jax
-                a pytree of the same structure. Needed for torch and jax, whose classes are never imported by name.
+            into: a model that is there already, into which the weights are put: a Keras model, a torch or flax module;
+                for jax a pytree of the same structure. Needed for torch, flax and jax, whose classes are never
+                imported by name.
             check: ask the examples again, and compare the answers with those that were kept.
             budget: the most that the model may take; compared before anything of that size is built.
 
@@ -488,8 +489,8 @@ class Keep:
             out: the path; by default the name of the model with the format's suffix, in the current folder.
             overwrite: take the place of what is there.
             custom_objects: classes beyond Keras' own.
-            model: what computes it, for a graph of what is no Keras model: the torch module; of jax a pair, a function
-                of (parameters, inputs) and parameters of the same structure. The weights are those of the version.
+            model: what computes it, for a graph of what is no Keras model: the torch or flax module; of jax a pair, a
+                function of (parameters, inputs) and parameters of the same structure. The weights are the version's.
             again: make a graph anew, though the version has it.
             tolerance: what a graph's answers may differ by, as a share of the largest value of an output; by default
                 1e-4, 0.02 where the model computes in half precision, and more where ``quantize`` says so.

@@ -190,10 +190,12 @@ def example(name: str, shape: tuple[int, ...]) -> Any:
     return rng.normal(size=(ROWS, *shape)).astype("float32")
 
 
+OWN = {"kinds>Gate": Gate, "kinds>Gated": Gated}
+
+
 def cell(keep: Any, version: Any, to: str, folder: Path) -> str:
-    own = {"kinds>Gate": Gate, "kinds>Gated": Gated}
     try:
-        keep.export(version, to, folder / f"{version.model}.{to}", custom_objects=own)
+        keep.export(version, to, folder / f"{version.model}.{to}", custom_objects=OWN)
     except ModelkeepError as error:
         return f"{type(error).__name__}: {error}"
     proof = next(proof for export, proof in keep.exports(version) if export.format == to)

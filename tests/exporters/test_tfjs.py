@@ -9,6 +9,7 @@ import browser
 import keras
 import numpy as np
 import pytest
+from model_kinds import KINDS, OWN, example
 
 import modelkeep as mk
 from modelkeep.errors import UsageError
@@ -138,3 +139,25 @@ def test_the_page_of_a_model_of_words_has_labels(keep: Keep, tmp_path: Path) -> 
     wanted = np.array(model(given[:1]))[0]
     assert list(told) == ["warm", "cold", "neither"]
     assert np.allclose([float(value) for value in told.values()], wanted, atol=1e-4)
+
+
+@needs_node
+@needs_browser
+@pytest.mark.torture
+@pytest.mark.parametrize("kind", [name for name in KINDS if name != "TextVectorization"])
+def test_the_page_of_every_kind_of_model_runs(keep: Keep, tmp_path: Path, kind: str) -> None:
+    keras.utils.set_random_seed(7)
+    build, shape = KINDS[kind]
+    keep.publish("kind", build(), example=example(kind, shape))
+    path = keep.export("kind", "tfjs", tmp_path / "export", custom_objects=OWN)
+    kept = keep.load_state("kind", select=["examples/**"])["examples"]["outputs"]
+    wanted = [np.asarray(one)[:1].ravel()[:40] for one in keras.tree.flatten(kept)]
+    document = run_page(with_libraries(path, tmp_path / "web"), "webgl")
+    found = [
+        [float(value) for value in re.findall(r"<td>\d+</td><td>([-0-9.e]+)</td>", table)]
+        for table in re.findall(r"<table>(.*?)</table>", document, re.DOTALL)
+    ]
+    assert len(found) == len(wanted)
+    tolerance = keep.exports("kind")[0][1]["tolerance"]
+    for one, other in zip(wanted, found, strict=True):
+        assert np.allclose(one, other, rtol=0, atol=tolerance * np.abs(one).max())

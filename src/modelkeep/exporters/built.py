@@ -13,7 +13,7 @@ class Built:
 
     kind: Literal["keras", "torch", "jax"]
     model: Any
-    """A Keras model; a torch module; of jax a function of its parameters and inputs, with its parameters: a pair."""
+    """A Keras model; a torch module; of jax a pair, its parameters and a function of these and inputs."""
     signature: Signature
     examples: Any
     """Inputs as arrays, nested as the model takes them; first axis the rows."""

@@ -56,10 +56,15 @@ def build(job: Mapping[str, Any]) -> Built:
         match kind:
             case "torch":
                 return Built("torch", load_version(store, snapshot, Wish(into=code["model"])), signature, examples)
+            case "flax":
+                from modelkeep.model import flax_model
+
+                module = load_version(store, snapshot, Wish(into=code["model"]))
+                return Built("jax", flax_model.function(module), signature, examples)
             case "jax":
                 function, like = code["model"]
                 parameters = load_version(store, snapshot, Wish(into=like))
-                return Built("jax", (function, parameters), signature, examples)
+                return Built("jax", (parameters, function), signature, examples)
             case _:
                 model = load_version(store, snapshot, Wish(code["custom_objects"]))
                 return Built("keras", model, signature, examples)

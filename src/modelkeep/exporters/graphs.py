@@ -146,7 +146,7 @@ def _routes(request: Request) -> list[Route]:
         trained = source.architecture.get("backend")
         able = [one for at, one in enumerate(routes) if at == 0 or one.framework == trained]
     else:
-        able = [one for one in routes if one.framework == source.framework]
+        able = [one for one in routes if one.framework == _home(source)]
         _check_model(request, able)
     if source.part("examples") is None:
         raise UsageError(
@@ -160,16 +160,21 @@ def _routes(request: Request) -> list[Route]:
     return [route for route in able if not missing[route]]
 
 
+def _home(source: Source) -> str:
+    """The framework in which a model that is no Keras model computes."""
+    return "jax" if source.framework == "flax" else source.framework
+
+
 def _check_model(request: Request, able: list[Route]) -> None:
     source, framework = request.source, request.source.framework
     if not able:
-        graphs = [name for name, one in FORMATS.items() if any(way.framework == framework for way in one.routes)]
+        graphs = [name for name, one in FORMATS.items() if any(way.framework == _home(source) for way in one.routes)]
         raise UsageError(
             f"{source.ref} is a {framework} model, and {request.to} is written from Keras models; export it to "
             f"{', '.join([*graphs, 'safetensors', 'huggingface', 'torch'])} or npz"
         )
     if request.model is None:
-        wanted = "YourModule(...)" if framework == "torch" else "(function, parameters), a function of these and inputs"
+        wanted = "(function, parameters), a function of these and inputs" if framework == "jax" else "YourModule(...)"
         raise UsageError(f"the code of {source.ref}, a {framework} model, is not kept; in Python, pass model={wanted}")
 
 

@@ -23,7 +23,7 @@ def pure(built: Built) -> tuple[Any, Function]:
     if texts:
         raise UsageError(f"jax has no text, and {', '.join(texts)} is; savedmodel keeps steps on text inside")
     if built.kind == "jax":
-        function, parameters = model
+        parameters, function = model
         return parameters, lambda given, inputs: flat(signature.outputs, function(given, _in(built, inputs)))
 
     import keras  # which a function of jax does without

@@ -24,9 +24,14 @@ def write(built: Built, out: Path, options: Options) -> None:
     parameters, compute = pure(built)
     infos = named(built.signature.inputs)
     shapes = {name: f"({shape})" for name, shape in symbolic_shapes(infos).items()}
-    converted = jax2tf.convert(compute, polymorphic_shapes=[None, shapes], with_gradient=False)
+    leaves, structure = jax.tree.flatten(parameters)
+
+    def called(held: list[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return compute(jax.tree.unflatten(structure, held), inputs)
+
+    converted = jax2tf.convert(called, polymorphic_shapes=[None, shapes], with_gradient=False)
     holder = tf.Module()
-    holder.parameters = held = jax.tree.map(lambda one: tf.Variable(np.asarray(one)), parameters)
+    holder.parameters = held = [tf.Variable(np.asarray(one)) for one in leaves]
     takes = {name: tf.TensorSpec(info.shape, tf.as_dtype(info.dtype), name) for name, info in infos.items()}
 
     @tf.function(input_signature=[takes], autograph=False)

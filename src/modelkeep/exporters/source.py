@@ -35,7 +35,7 @@ class Source:
 
     @property
     def framework(self) -> str:
-        """``"keras"``, ``"torch"`` or ``"jax"``."""
+        """``"keras"``, ``"torch"``, ``"flax"`` or ``"jax"``."""
         return str(self.architecture.get("framework", "keras"))
 
     @cached_property

@@ -30,7 +30,7 @@ class Contents:
     """The parts of a version's state tree, as they are at this moment."""
 
     framework: str
-    """``"keras"``, ``"torch"``, ``"jax"``, or ``"weights"`` for those of a file without an architecture."""
+    """``"keras"``, ``"torch"``, ``"flax"``, ``"jax"``, or ``"weights"`` for those of a file without an architecture."""
     tree: dict[str, Any]
     origins: Json = None
     """What weights were transferred from, as `modelkeep.model.lineage` has it."""
@@ -56,11 +56,15 @@ class Contents:
             from modelkeep.model import torch_model
 
             return cls("torch", torch_model.contents(model, example))
+        if _is_of(model, "flax.nnx", "Module"):
+            from modelkeep.model import flax_model
+
+            return cls("flax", flax_model.contents(model, example))
         if isinstance(model, dict | list | tuple):
             return cls("jax", _of_pytree(model, example))
         raise UsageError(
-            f"a {type(model).__name__} is no model that is known; publish a Keras model, a torch module, a jax pytree "
-            "of parameters, the Path of a file, or a REF such as 'run:cnn@best:val_loss'"
+            f"a {type(model).__name__} is no model that is known; publish a Keras model, a torch or flax module, a jax "
+            "pytree of parameters, the Path of a file, or a REF such as 'run:cnn@best:val_loss'"
         )
 
 

@@ -74,15 +74,20 @@ def _keras(architecture: dict[str, Json], tree: dict[str, Any], wish: Wish, budg
     )
 
 
-def _torch(architecture: dict[str, Json], tree: dict[str, Any], wish: Wish) -> Any:
+def _module(framework: str, architecture: dict[str, Json], tree: dict[str, Any], wish: Wish) -> Any:
     if wish.into is None:
         raise UsageError(
-            f"this is a torch module of the class {architecture.get('class')!s:.200}, which is never imported by its "
-            "name; import it, and pass into=YourModule(...)"
+            f"this is a {framework} module of the class {architecture.get('class')!s:.200}, which is never imported by "
+            "its name; import it, and pass into=YourModule(...)"
         )
-    from modelkeep.frameworks import torch as torch_door
+    if framework == "torch":
+        from modelkeep.frameworks import torch as torch_door
 
-    torch_door.load_into(wish.into, tree["model"])
+        torch_door.load_into(wish.into, tree["model"])
+    else:
+        from modelkeep.model import flax_model
+
+        flax_model.load_into(wish.into, tree["model"])
     return wish.into
 
 
@@ -98,8 +103,8 @@ def _loaded(framework: str, architecture: dict[str, Json], tree: dict[str, Any],
     match framework:
         case "keras":
             return _keras(architecture, tree, wish, budget)
-        case "torch":
-            return _torch(architecture, tree, wish)
+        case "torch" | "flax":
+            return _module(framework, architecture, tree, wish)
         case "jax":
             return _jax(tree, wish)
         case "weights":
@@ -132,6 +137,10 @@ def _answers(model: Any, inputs: Any, framework: str) -> Any:
         from modelkeep.model import torch_model
 
         return torch_model.answers(model, inputs)
+    if framework == "flax":
+        from modelkeep.model import flax_model
+
+        return flax_model.answers(model, inputs)
     from modelkeep.model import keras_model
 
     return keras_model.answers(model, inputs)

@@ -130,7 +130,7 @@ def _of_keras(store: Store, version: Version, signature: Signature, *, exported:
 
     structure = store.snapshot(version.snapshot_id).meta
     if structure.get("framework") != "keras" or find_spec("keras") is None:
-        to = {"torch": "onnx", "jax": "savedmodel"}.get(str(structure.get("framework")), "litert")
+        to = {"torch": "onnx", "jax": "savedmodel", "flax": "savedmodel"}.get(str(structure.get("framework")), "litert")
         way = "install the runtime of one of its exports" if exported else f"modelkeep export {version.ref} --to {to}"
         raise UsageError(f"no runtime that is installed here was proven to answer as {version.ref}; {way}")
     from modelkeep.model import keras_model
