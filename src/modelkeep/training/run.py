@@ -16,10 +16,11 @@ from modelkeep.errors import ModelkeepError, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.state import FlatState, flatten
 from modelkeep.store import Checkpoint, MetricRow, Retain, Store, free, to_drop
+from modelkeep.training.checkpoints import Checkpoints
 from modelkeep.training.fingerprint import compare_fingerprints, fingerprint
 from modelkeep.training.place import default_place
 from modelkeep.training.plain import decode, encode, numbers
-from modelkeep.training.policy import check_policies
+from modelkeep.training.policy import Every, check_policies
 from modelkeep.training.start import Request, Start, begin, finished_or_none, refuse_inexact
 from modelkeep.training.unchanged import Held
 from modelkeep.training.writer import Row, Writer
@@ -211,6 +212,32 @@ class Run:
         self._writer.save(partial(self._commit, frozen, meta, values, self.exact))
         if wait:
             self._writer.wait()
+
+    def checkpoints(self, every: Every | None = None, retain: Retain | None = None) -> "Checkpoints":
+        """Checkpoints for a loop of one's own, which a kill, SIGTERM or Ctrl-C interrupts and the same program goes on.
+
+        Args:
+            every: how often, of `modelkeep.every`; by default each epoch and every five minutes.
+            retain: which stay, of `modelkeep.retain`; by default the last three.
+
+        Raises:
+            UsageError: another thing than these.
+
+        >>> import modelkeep as mk
+        >>> def train(steps):
+        ...     run = mk.open("memory://docs-loop").run("walk", seed=7)
+        ...     with run, run.checkpoints(mk.every(steps=2)) as ckpt:
+        ...         state, start = ckpt.restore({"at": np.zeros(2)})
+        ...         for step in range(start, steps):
+        ...             state["at"] += np.random.normal(size=2)
+        ...             ckpt.step(step + 1, state, {"far": np.abs(state["at"]).sum()})
+        ...     return start, state["at"]
+        >>> _, first = train(3)
+        >>> start, then = train(5)
+        >>> start, bool((first != then).all())
+        (3, True)
+        """
+        return Checkpoints(self, every, retain)
 
     def wait_for_room(self) -> None:
         """Return when no save is in flight. `save` waits too, but then the state is taken, and two are in memory."""

@@ -1,0 +1,227 @@
+"""``run.checkpoints``: exact resume for a loop of one's own, in PyTorch, JAX or TensorFlow."""
+
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from modelkeep.errors import ModelkeepError, StateMismatch, UsageError
+from modelkeep.training.interrupt import Signals, catch, leave
+from modelkeep.training.plain import numbers
+from modelkeep.training.policy import Every, Retain, check_policies, every
+from modelkeep.training.randomness import capture_generators, restore_generators
+
+if TYPE_CHECKING:
+    from modelkeep.training.run import Run
+
+
+class Checkpoints:
+    """The checkpoints of a loop. Made by `Run.checkpoints`, and used as a context.
+
+    `restore` comes first, `step` after each step. Beside the state that it is given it keeps the generators that the
+    process shares (Python's, numpy's, and those of the frameworks); generators of one's own are part of the state.
+    """
+
+    def __init__(self, run: "Run", when: Every | None, retain: Retain | None) -> None:
+        check_policies(when, retain)
+        if retain is not None:
+            run.retain = retain
+        self._run, self._every = run, when or every()
+        self._context = ExitStack()
+        self._signals: Signals | None = None
+        self._at = self._saved = self._epoch = 0
+        self._time = time.monotonic()
+        self._last: tuple[Any, dict[str, float]] | None = None
+        """The state and the metrics of the last step."""
+
+    def __enter__(self) -> Self:
+        self._signals = self._context.enter_context(catch())
+        return self
+
+    def restore(self, state: Any) -> tuple[Any, int]:
+        """Put the state of the newest checkpoint that is whole into ``state``, or keep ``state`` as the first one.
+
+        Args:
+            state: what the loop changes, whole: a dict or list of torch modules, optimizers, schedulers, scalers,
+                generators, data loaders with ``state_dict``; a pytree of jax arrays; TensorFlow variables and modules,
+                Keras models and optimizers (built); numpy arrays and plain values.
+
+        Returns: the state and the number of steps done: of torch and TensorFlow the same objects, of jax a new pytree;
+        plain values of the outermost dict come back in it.
+
+        Raises:
+            StateMismatch: the checkpoint is of other objects; nothing was changed.
+            NotExact: the machine differs from the one that wrote it in what decides the bits.
+            UnsupportedState: a leaf that cannot be kept bit for bit.
+            UsageError: it is called outside of its context, or twice.
+        """
+        if self._signals is None or self._last is not None:
+            raise UsageError("restore is called once, at the start of `with run.checkpoints() as ckpt:`")
+        self._run.check_fingerprint()
+        resumed = self._run.resumed
+        if resumed is None:
+            self._save("start", state, {})
+            self._last = (state, {})
+            return state, 0
+        checkpoint, tree = resumed
+        if not isinstance(tree, dict) or tree.keys() != {"state", "loop"}:
+            raise StateMismatch(
+                f"run {self._run.name} has checkpoints of another kind of training, such as mk.keras.fit; go on with "
+                "that, or take another name"
+            )
+        restored = _door(state).put(state, tree["state"])
+        restore_generators(tree["loop"]["generators"])
+        self._at = self._saved = checkpoint.step
+        self._epoch, self._time = checkpoint.epoch, time.monotonic()
+        self._last = (restored, {})
+        return restored, checkpoint.step
+
+    def step(self, step: int, state: Any, metrics: Mapping[str, Any] | None = None, *, epoch: int = 0) -> None:
+        """Say that a step is done: log its metrics, save where that is due, and leave where a signal has asked for it.
+
+        Args:
+            step: steps done since the run began; larger than at the last call.
+            state: what was given to `restore`, as it is now.
+            metrics: named numbers; tensors and arrays of one value count as such.
+            epoch: epochs done.
+
+        Raises:
+            UsageError: a step that is not larger, or metrics that are no numbers.
+            SystemExit, KeyboardInterrupt: after SIGTERM (code 75) or Ctrl-C; the state is durable.
+            ModelkeepError: what went wrong with an earlier save.
+        """
+        if self._last is None or self._signals is None:
+            raise UsageError("call restore before the first step; it says at which step the loop begins")
+        if step <= self._at:
+            raise UsageError(f"step {step} was told after step {self._at}; count the steps done since the run began")
+        values = numbers({name: _number(value) for name, value in (metrics or {}).items()})
+        ended = epoch if epoch > self._epoch else None
+        self._at, self._epoch, self._last = step, epoch, (state, values)
+        if values:
+            self._run.log(values, step=step, epoch=epoch)
+        if self._signals.pending is not None:
+            self._save("signal", state, values, wait=True)
+            leave(self._signals.pending)
+        now = time.monotonic()
+        if self._every.due(step=step, epoch_ended=ended, now=now, last_step=self._saved, last_time=self._time):
+            self._save("policy", state, values)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """After the loop: the last step is saved, and all is durable. After an error what was saved is made so."""
+        try:
+            if error is None and self._last is not None and self._at > self._saved:
+                self._save("final", *self._last)
+            self._run.wait()
+            if error is None and self._signals is not None and self._signals.pending is not None:
+                leave(self._signals.pending)  # it came after the last step
+        except ModelkeepError as second:
+            if error is None:
+                raise
+            error.add_note(f"saving run {self._run.name} failed too: {second}")
+        finally:
+            self._context.close()
+            self._signals = None
+
+    def _save(self, reason: str, state: Any, metrics: Mapping[str, float], *, wait: bool = False) -> None:
+        tree = {"state": _door(state).take(state), "loop": {"generators": capture_generators()}}
+        self._run.save(tree, step=self._at, epoch=self._epoch, metrics=metrics, reason=reason, wait=wait)
+        self._saved, self._time = self._at, time.monotonic()
+
+
+class _InPlace:
+    """A framework whose objects are changed where they are."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def take(self, state: Any) -> Any:
+        return self._door().state_of(_opened(state))
+
+    def put(self, state: Any, tree: Any) -> Any:
+        opened = _opened(state)
+        self._door().load_into(opened, tree)
+        return _closed(state, opened)
+
+    def _door(self) -> Any:
+        from importlib import import_module
+
+        return import_module(f"modelkeep.frameworks.{self._module}")
+
+
+class _Jax:
+    """Pytrees, which are made anew."""
+
+    def take(self, state: Any) -> Any:
+        from modelkeep.frameworks import jax
+
+        return jax.state_of(state)
+
+    def put(self, state: Any, tree: Any) -> Any:
+        from modelkeep.frameworks import jax
+
+        return jax.restore(state, tree)
+
+
+def _door(state: Any) -> "_InPlace | _Jax":
+    """By what is in the state: jax arrays, torch's objects, TensorFlow's and Keras', else numpy's."""
+    if "jax" in sys.modules and _has_jax(state):
+        return _Jax()
+    homes = {home for leaf in _leaves(state) for home in _homes(leaf)}
+    found = [one for one in ("torch", "tensorflow", "keras") if one in homes]
+    if "torch" in found and "tensorflow" in found:
+        raise UsageError("the state has objects of torch and of TensorFlow; keep one of them in a run of its own")
+    return _InPlace({"keras": "tensorflow"}.get(found[0], found[0]) if found else "numpy")
+
+
+def _has_jax(state: Any) -> bool:
+    import jax
+
+    return any(isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state))
+
+
+def _leaves(state: Any) -> list[Any]:
+    if isinstance(state, Mapping):
+        return [leaf for part in state.values() for leaf in _leaves(part)]
+    if isinstance(state, list | tuple):
+        return [leaf for part in state for leaf in _leaves(part)]
+    return [state]
+
+
+def _homes(leaf: Any) -> set[str]:
+    return {cls.__module__.partition(".")[0] for cls in type(leaf).__mro__}
+
+
+def _opened(state: Any) -> Any:
+    """Keras' models, layers, optimizers and variables as TensorFlow variables by their paths."""
+    if isinstance(state, dict):
+        return {name: _opened(part) for name, part in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(map(_opened, state))
+    if "keras" not in _homes(state):
+        return state
+    if hasattr(state, "variables"):
+        found = {one.path: one.value for one in state.variables}
+        if len(found) != len(state.variables):
+            raise UsageError(f"two variables of {type(state).__name__} have the same path; name its layers apart")
+        return found
+    return state.value
+
+
+def _closed(state: Any, opened: Any) -> Any:
+    """What `_opened` was given, with the plain values that were put into its dicts and lists."""
+    if isinstance(state, dict | list):
+        for key in state if isinstance(state, dict) else range(len(state)):
+            state[key] = _closed(state[key], opened[key])
+        return state
+    if type(state) is tuple:
+        return tuple(_closed(part, other) for part, other in zip(state, opened, strict=True))
+    return state if "keras" in _homes(state) else opened
+
+
+def _number(value: Any) -> Any:
+    """A metric; a tensor of torch is detached from its graph."""
+    return value.detach().cpu().numpy() if "torch" in _homes(value) and hasattr(value, "detach") else value
