@@ -144,6 +144,7 @@ def test_the_page_of_a_model_of_words_has_labels(keep: Keep, tmp_path: Path) -> 
 @needs_node
 @needs_browser
 @pytest.mark.torture
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have")  # Keras, of the model in int8
 @pytest.mark.parametrize("kind", [name for name in KINDS if name != "TextVectorization"])
 def test_the_page_of_every_kind_of_model_runs(keep: Keep, tmp_path: Path, kind: str) -> None:
     keras.utils.set_random_seed(7)
