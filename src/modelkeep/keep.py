@@ -496,8 +496,9 @@ class Keep:
                 1e-4, 0.02 where the model computes in half precision, and more where ``quantize`` says so.
             options: of a graph: ``quantize`` (litert: ``"dynamic"``, ``"int8"``, ``"float16"``; tfjs: ``"float16"``,
                 ``"uint8"``), ``batch`` (litert: the only size of the first axis), ``flex`` (litert: allow operations
-                that only the Flex delegate has), ``opset`` (onnx: from 15 to 18), ``signatures`` (savedmodel: names of
-                layers, each of whose outputs becomes a further signature).
+                that only the Flex delegate has; a file with one cannot be proven here, and is shown as such),
+                ``opset`` (onnx: from 15 to 18), ``signatures`` (savedmodel: names of layers, each of whose outputs
+                becomes a further signature).
 
         Returns: the path.
 

@@ -211,6 +211,14 @@ def test_an_operation_that_litert_has_not_is_named(keep: Keep, tmp_path: Path) -
     assert left(tmp_path) == []
     keep.export("words@1", "savedmodel", tmp_path / "words")
     assert left(tmp_path) == ["words"]
+    # who insists gets the file, and is told that nothing here has run it
+    keep.export("words@1", "litert", tmp_path / "words.tflite", flex=True)
+    proofs = {export.format: proof for export, proof in [*keep.exports("words@1"), *keep.verify_exports("words@1")]}
+    assert ["Flex delegate" in one["cannot"] for one in proofs["litert"]["runtimes"]] == [True]
+    assert "batches" in proofs["savedmodel"]["runtimes"][0]
+    assert mk.predictor("words@1", keep=keep).runtime.startswith("tensorflow-c")
+    shown = CliRunner().invoke(app, ["show", "words@1", "--keep", str(tmp_path / "keep")])
+    assert "NOT PROVEN" in shown.output
     assert (tmp_path / "words" / "1" / "saved_model.pb").exists()
     assert "words" in (tmp_path / "words" / "models.config").read_text()
 

@@ -58,6 +58,7 @@ def test_a_version_that_is_published_again_keeps_them_or_gets_others(keep: Keep)
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
+        ({"kind": "cat"}, "the labels of kind are 'cat', and a list of lines of text is wanted"),
         ({"sort": KINDS}, "labels are for 'sort', and the model gives kind, age"),
         (KINDS, r"the model gives kind, age; say whose labels they are: \{'kind': \[\.\.\.\]\}"),
         ({"kind": KINDS[:2]}, "2 labels were given for kind, and 3 are wanted"),

@@ -2,18 +2,29 @@
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+import optax
 import pytest
 import torch
+from flax import nnx
 
 import modelkeep as mk
 from modelkeep.errors import StateMismatch, UnsupportedState, UsageError
 from modelkeep.keep import Keep
+
+
+class Loop(NamedTuple):
+    """The state of a loop."""
+
+    net: Any
+    moments: Any
+    key: Any
 
 
 @pytest.fixture
@@ -23,6 +34,10 @@ def keep(tmp_path: Path) -> Keep:
 
 def steps(keep: Keep, name: str = "walk") -> list[tuple[int, str]]:
     return [(one.step, one.reason) for one in reversed(keep.store.run(name).checkpoints())]
+
+
+def same(one: Any, other: Any) -> bool:
+    return bool(jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), one, other)))
 
 
 def walk(keep: Keep, until: int, **options: Any) -> tuple[int, Any]:
@@ -109,7 +124,84 @@ def test_a_pytree_of_jax_comes_back_anew_with_its_keys(keep: Keep) -> None:
     assert np.array_equal(found["w"][0], state["w"][0])
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="variables of TensorFlow")
+def test_flax_modules_and_their_streams_go_on_where_they_were(tmp_path: Path) -> None:
+    def train(keep: Keep, until: int) -> tuple[int, Any]:
+        net = nnx.Sequential(nnx.Linear(3, 4, rngs=(rngs := nnx.Rngs(0))), nnx.BatchNorm(4, rngs=rngs))
+        drop = nnx.Dropout(0.5, rngs=rngs)
+        optimizer = nnx.Optimizer(net, optax.adam(1e-2), wrt=nnx.Param)
+        given = {"net": net, "drop": drop, "optimizer": optimizer}
+
+        @nnx.jit
+        def step_of(net: Any, drop: Any, optimizer: Any, x: Any) -> None:
+            grads = nnx.grad(lambda net, drop: jnp.mean(drop(net(x)) ** 2))(net, drop)
+            optimizer.update(net, grads)
+
+        with keep.run("nnx") as run, run.checkpoints(mk.every(steps=1)) as ckpt:
+            state, start = ckpt.restore(given)
+            assert state["net"] is net
+            for step in range(start, until):
+                step_of(net, drop, optimizer, jnp.arange(6.0).reshape(2, 3) * (step + 1))
+                ckpt.step(step + 1, state)
+        return start, nnx.to_pure_dict(nnx.state((net, optimizer)))
+
+    cut, whole = mk.open(tmp_path / "cut"), mk.open(tmp_path / "whole")
+    train(cut, 2)
+    start, found = train(cut, 5)
+    assert start == 2
+    assert same(found, train(whole, 5)[1])
+
+
+def test_equinox_modules_come_back_with_their_functions(tmp_path: Path) -> None:
+    optimizer = optax.adam(1e-2)
+
+    @eqx.filter_value_and_grad
+    def loss_of(net: Any, x: Any, key: Any) -> Any:
+        return jnp.mean(jax.vmap(net)(x + jax.random.normal(key, x.shape)) ** 2)
+
+    def train(keep: Keep, until: int) -> tuple[int, Any]:
+        net = eqx.nn.MLP(3, 1, 4, 2, key=jax.random.key(0))
+        given = Loop(net, optimizer.init(eqx.filter(net, eqx.is_array)), jax.random.key(5))
+        with keep.run("eqx") as run, run.checkpoints(mk.every(steps=1)) as ckpt:
+            state, start = ckpt.restore(given)
+            for step in range(start, until):
+                key, now = jax.random.split(state.key)
+                _, grads = loss_of(state.net, jnp.ones((2, 3)), now)
+                updates, moments = optimizer.update(grads, state.moments)
+                state = Loop(eqx.apply_updates(state.net, updates), moments, key)
+                ckpt.step(step + 1, state)
+        return start, state
+
+    cut, whole = mk.open(tmp_path / "cut"), mk.open(tmp_path / "whole")
+    train(cut, 2)
+    start, found = train(cut, 5)
+    assert (start, type(found), found.net.activation) == (2, Loop, jax.nn.relu)
+    assert same(eqx.filter(found, eqx.is_inexact_array), eqx.filter(train(whole, 5)[1], eqx.is_inexact_array))
+
+
+def test_named_tuples_of_torch_objects_are_filled_where_they_are(keep: Keep) -> None:
+    net = torch.nn.Linear(2, 1)
+    given = Loop(net, [torch.zeros(2), 3], torch.Generator().manual_seed(2))
+    with keep.run("tuple") as run, run.checkpoints() as ckpt:
+        state, _ = ckpt.restore(given)
+        state.moments[0] += 1
+        state.moments[1] = 4
+        ckpt.step(1, state)
+    given = Loop(net, [torch.zeros(2), 3], torch.Generator())
+    with keep.run("tuple") as run, run.checkpoints() as ckpt:
+        state, step = ckpt.restore(given)
+    assert (step, type(state), state.net, state.moments[1]) == (1, Loop, net, 4)
+    assert torch.equal(given.moments[0], torch.ones(2))
+    assert given.key.initial_seed() == 2
+
+
+def test_what_cannot_be_told_apart_or_is_not_built_yet_is_refused(keep: Keep) -> None:
+    with keep.run("two") as run, run.checkpoints() as ckpt:
+        with pytest.raises(UsageError, match="the state has objects of jax and torch; keep each in a run of its own"):
+            ckpt.restore({"a": torch.zeros(1), "b": jnp.zeros(1)})
+        with pytest.raises(UsageError, match=r"Adam has no variables before it is built; optimizer.build\("):
+            ckpt.restore([keras.optimizers.Adam()])
+
+
 def test_keras_objects_are_kept_by_the_paths_of_their_variables(keep: Keep) -> None:
     net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="head")])
     optimizer = keras.optimizers.Adam()
@@ -124,7 +216,7 @@ def test_keras_objects_are_kept_by_the_paths_of_their_variables(keep: Keep) -> N
     with keep.run("net") as run, run.checkpoints() as ckpt:
         _, step = ckpt.restore({"net": net, "optimizer": optimizer})
     assert step == 1
-    assert np.array_equal(net.layers[0].kernel, [[1.0], [2.0]])
+    assert np.array_equal(keras.ops.convert_to_numpy(net.layers[0].kernel), [[1.0], [2.0]])
 
 
 def test_a_checkpoint_of_other_objects_changes_nothing(keep: Keep) -> None:

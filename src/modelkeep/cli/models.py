@@ -145,12 +145,14 @@ def _proof_rows(export: "Export", proof: dict[str, Any]) -> list[tuple[str, ...]
     named = f"{export.format}{f' ({options})' if options else ''}"
     rows: list[tuple[str, ...]] = []
     further = [(one, name) for name, given in (proof.get("signatures") or {}).items() for one in given]
+    proven = any(one.get("batches") for one in proof["runtimes"])
     for told, signature in [*((one, "") for one in proof["runtimes"]), *further]:
         runtime = f"{told['runtime']} {told['version']}"
         batches = told.get("batches")
         if not batches:
             reason = str(told.get("cannot") or told.get("differs") or "").partition("\n")[0]
-            rows.append((named, shown_bytes(proof["bytes"]), runtime, f"no second opinion: {reason:.60}", "", ""))
+            what = "no second opinion" if proven else "NOT PROVEN"
+            rows.append((named, shown_bytes(proof["bytes"]), runtime, f"{what}: {reason:.60}", "", ""))
             continue
         worst = max(one["max_rel"] for one in batches)
         tops = [one["top"] for one in batches if one["top"] is not None]

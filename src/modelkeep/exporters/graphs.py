@@ -125,6 +125,7 @@ def verify(store: Store, source: Source, export: Export) -> dict[str, Any]:
         job = {
             "keep": keep, "snapshot": snapshot, "path": str(path), "format": export.format,
             "tolerance": before["tolerance"], "batch": export.options.get("batch"),
+            "flex": export.options.get("flex", False),
         }  # fmt: skip
         proof = ask(_PROVE, job)
         names = before.get("signatures")
@@ -173,6 +174,8 @@ def _check_model(request: Request, able: list[Route]) -> None:
             f"{source.ref} is a {framework} model, and {request.to} is written from Keras models; export it to "
             f"{', '.join([*graphs, 'safetensors', 'huggingface', 'torch'])} or npz"
         )
+    if request.options.signatures:
+        raise UsageError(f"further signatures are outputs of Keras layers, and {source.ref} is a {framework} model")
     if request.model is None:
         wanted = "(function, parameters), a function of these and inputs" if framework == "jax" else "YourModule(...)"
         raise UsageError(f"the code of {source.ref}, a {framework} model, is not kept; in Python, pass model={wanted}")
@@ -206,7 +209,7 @@ def _job(request: Request, route: Route, place: tuple[str, str], path: Path, scr
         "keep": keep, "snapshot": snapshot, "out": str(path), "path": str(path), "format": request.to,
         "framework": route.framework, "module": f"modelkeep.exporters.{route.module}",
         "options": asdict(request.options), "code": code, "tolerance": _tolerance(request),
-        "batch": request.options.batch, "scratch": f"{scratch}/keep",
+        "batch": request.options.batch, "flex": request.options.flex, "scratch": f"{scratch}/keep",
     }  # fmt: skip
 
 

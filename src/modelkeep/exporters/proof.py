@@ -15,6 +15,9 @@ from modelkeep.state.paths import segment
 from modelkeep.store import Store
 from modelkeep.values import SnapshotId
 
+_FLEX = "Flex delegate"
+"""What LiteRT names where an operation is one that only this has; no package for Python brings it."""
+
 _CALLS, _SECONDS = 5, 1.0
 """The latency is the least of so many calls, fewer where they take longer than that together."""
 
@@ -24,6 +27,7 @@ def prove(job: Mapping[str, Any]) -> dict[str, Any]:
 
     ``job`` has ``path``, ``format``, ``keep``, ``snapshot``, ``tolerance`` and perhaps ``batch``, the only size of the
     first axis that the artifact takes, or ``signature``, a further one of the file, whose examples the snapshot has.
+    With ``flex`` the runtime may lack what only the Flex delegate has: it is told as ``cannot``, and nothing is proven.
 
     Returns: the proof: ``runtimes``, each with its version and what differed, and ``bytes``. With ``job["each"]`` what
     differed for each output, and nothing is raised for it.
@@ -80,7 +84,7 @@ def _told(runtime: Runtime, path: Path, examples: tuple[Arrays, Arrays], job: Ma
         loading = time.perf_counter() - began
         batches = [_batch(run, one, job, f"{runtime.name} {about['version']}") for one in _batches(examples, job)]
     except (Damaged, UsageError) as error:
-        if not runtime.second:
+        if not runtime.second and not (job.get("flex") and _FLEX in str(error)):
             raise
         return {**about, "cannot": str(error)[:300]}
     except NotExact as error:

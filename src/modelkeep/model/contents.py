@@ -84,6 +84,24 @@ def answered(inputs: Any, ask: Callable[[Any], Any]) -> Example:
         raise UsageError(f"the model does not compute the example: {told(error)}") from error
 
 
+def module_parts(kind: type, framework: str, model: Any, example: Any, ask: Callable[[Any], Any]) -> dict[str, Any]:
+    """The state tree of a module whose code is the caller's: its class is a word for people, and never imported.
+
+    Raises UsageError where there is no example, or the module does not take it.
+    """
+    if example is None:
+        raise UsageError(f"a {framework} module does not tell what it takes and gives; pass example=x[:4]")
+    given = answered(example, ask)
+    return {
+        "architecture": architecture_part(
+            {"format": 1, "framework": framework, "class": f"{kind.__module__}.{kind.__qualname__}"}
+        ),
+        "signature": Signature.of_arrays(given.inputs, given.outputs).to_json(),
+        "model": model,
+        "examples": examples_part(given),
+    }
+
+
 def examples_part(example: Example) -> dict[str, Any]:
     """The part ``examples`` of the tree."""
     return {"inputs": example.inputs, "outputs": example.outputs}

@@ -7,27 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from modelkeep.errors import UsageError
 from modelkeep.frameworks import jax as jax_door
-from modelkeep.model.contents import answered, architecture_part, examples_part, mapped
-from modelkeep.model.signature import Signature
+from modelkeep.model.contents import mapped, module_parts
 
 
 def contents(module: Any, example: Any) -> dict[str, Any]:
     """The state tree of a version; see `modelkeep.model.contents.Contents.of`."""
-    if example is None:
-        raise UsageError("a flax module does not tell what it takes and gives; pass example=x[:4]")
-    given = answered(example, lambda inputs: answers(module, inputs))
-    kind = type(module)
-    return {
-        # a word for people: no class is ever imported by it
-        "architecture": architecture_part(
-            {"format": 1, "framework": "flax", "class": f"{kind.__module__}.{kind.__qualname__}"}
-        ),
-        "signature": Signature.of_arrays(given.inputs, given.outputs).to_json(),
-        "model": jax_door.state_of(function(module)[0], copy=True),
-        "examples": examples_part(given),
-    }
+    weights = jax_door.state_of(function(module)[0], copy=True)
+    return module_parts(type(module), "flax", weights, example, lambda inputs: answers(module, inputs))
 
 
 def load_into(module: Any, tree: Any) -> None:

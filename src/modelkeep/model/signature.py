@@ -204,6 +204,8 @@ def _only(outputs: Mapping[str, TensorInfo]) -> str:
 def _fitting(name: str, info: TensorInfo, labels: Sequence[str] | None) -> tuple[str, ...]:
     if labels is None:
         return info.labels
+    if isinstance(labels, str | bytes):
+        raise UsageError(f"the labels of {name} are {labels!r:.60}, and a list of lines of text is wanted")
     found: tuple[Any, ...] = tuple(labels)
     if len(info.shape) < 2:
         raise UsageError(f"{name} has no axis of values beside the examples, so that nothing of it can have labels")

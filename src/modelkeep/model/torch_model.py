@@ -4,27 +4,14 @@ from typing import Any
 
 import torch
 
-from modelkeep.errors import UsageError
 from modelkeep.frameworks import torch as torch_door
-from modelkeep.model.contents import answered, architecture_part, examples_part, mapped
-from modelkeep.model.signature import Signature
+from modelkeep.model.contents import mapped, module_parts
 
 
 def contents(module: Any, example: Any) -> dict[str, Any]:
     """The state tree of a version; see `modelkeep.model.contents.Contents.of`."""
-    if example is None:
-        raise UsageError("a torch module does not tell what it takes and gives; pass example=x[:4]")
-    given = answered(example, lambda inputs: answers(module, inputs))
-    kind = type(module)
-    return {
-        # a word for people: no class is ever imported by it
-        "architecture": architecture_part(
-            {"format": 1, "framework": "torch", "class": f"{kind.__module__}.{kind.__qualname__}"}
-        ),
-        "signature": Signature.of_arrays(given.inputs, given.outputs).to_json(),
-        "model": torch_door.state_of(module),
-        "examples": examples_part(given),
-    }
+    weights = torch_door.state_of(module)
+    return module_parts(type(module), "torch", weights, example, lambda inputs: answers(module, inputs))
 
 
 def answers(module: Any, inputs: Any) -> Any:

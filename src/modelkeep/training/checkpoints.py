@@ -1,6 +1,5 @@
 """``run.checkpoints``: exact resume for a loop of one's own, in PyTorch, JAX or TensorFlow."""
 
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -8,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from modelkeep.errors import ModelkeepError, StateMismatch, UsageError
+from modelkeep.training.doors import door_of, homes
 from modelkeep.training.interrupt import Signals, catch, leave
 from modelkeep.training.plain import numbers
 from modelkeep.training.policy import Every, Retain, check_policies, every
@@ -44,12 +44,14 @@ class Checkpoints:
         """Put the state of the newest checkpoint that is whole into ``state``, or keep ``state`` as the first one.
 
         Args:
-            state: what the loop changes, whole: a dict or list of torch modules, optimizers, schedulers, scalers,
-                generators, data loaders with ``state_dict``; a pytree of jax arrays; TensorFlow variables and modules,
-                Keras models and optimizers (built); numpy arrays and plain values.
+            state: what the loop changes, whole, in dicts, lists and tuples: torch modules, optimizers, schedulers,
+                scalers, generators, and what else has ``state_dict`` and ``load_state_dict``, as data loaders have;
+                pytrees of jax arrays, flax (nnx) and equinox modules; TensorFlow variables and modules; Keras models
+                and optimizers (built), of any backend; numpy arrays and plain values.
 
-        Returns: the state and the number of steps done: of torch and TensorFlow the same objects, of jax a new pytree;
-        plain values of the outermost dict come back in it.
+        Returns: the state and the number of steps done: of jax a new pytree, of all others the state that was given.
+        Objects are filled where they are (an equinox module, which never changes, is made anew); plain values come
+        back in the dict or list that holds them.
 
         Raises:
             StateMismatch: the checkpoint is of other objects; nothing was changed.
@@ -71,7 +73,7 @@ class Checkpoints:
                 f"run {self._run.name} has checkpoints of another kind of training, such as mk.keras.fit; go on with "
                 "that, or take another name"
             )
-        restored = _door(state).put(state, tree["state"])
+        restored = door_of(state).put(state, tree["state"])
         restore_generators(tree["loop"]["generators"])
         self._at = self._saved = checkpoint.step
         self._epoch, self._time = checkpoint.epoch, time.monotonic()
@@ -84,7 +86,8 @@ class Checkpoints:
         Args:
             step: steps done since the run began; larger than at the last call.
             state: what was given to `restore`, as it is now.
-            metrics: named numbers; tensors and arrays of one value count as such.
+            metrics: named numbers; tensors and arrays of one value count as such. Each is read now, for which a
+                device finishes the step: where that costs, give them every so many steps.
             epoch: epochs done.
 
         Raises:
@@ -127,101 +130,11 @@ class Checkpoints:
             self._signals = None
 
     def _save(self, reason: str, state: Any, metrics: Mapping[str, float], *, wait: bool = False) -> None:
-        tree = {"state": _door(state).take(state), "loop": {"generators": capture_generators()}}
+        tree = {"state": door_of(state).take(state), "loop": {"generators": capture_generators()}}
         self._run.save(tree, step=self._at, epoch=self._epoch, metrics=metrics, reason=reason, wait=wait)
         self._saved, self._time = self._at, time.monotonic()
 
 
-class _InPlace:
-    """A framework whose objects are changed where they are."""
-
-    def __init__(self, module: str) -> None:
-        self._module = module
-
-    def take(self, state: Any) -> Any:
-        return self._door().state_of(_opened(state))
-
-    def put(self, state: Any, tree: Any) -> Any:
-        opened = _opened(state)
-        self._door().load_into(opened, tree)
-        return _closed(state, opened)
-
-    def _door(self) -> Any:
-        from importlib import import_module
-
-        return import_module(f"modelkeep.frameworks.{self._module}")
-
-
-class _Jax:
-    """Pytrees, which are made anew."""
-
-    def take(self, state: Any) -> Any:
-        from modelkeep.frameworks import jax
-
-        return jax.state_of(state)
-
-    def put(self, state: Any, tree: Any) -> Any:
-        from modelkeep.frameworks import jax
-
-        return jax.restore(state, tree)
-
-
-def _door(state: Any) -> "_InPlace | _Jax":
-    """By what is in the state: jax arrays, torch's objects, TensorFlow's and Keras', else numpy's."""
-    if "jax" in sys.modules and _has_jax(state):
-        return _Jax()
-    homes = {home for leaf in _leaves(state) for home in _homes(leaf)}
-    found = [one for one in ("torch", "tensorflow", "keras") if one in homes]
-    if "torch" in found and "tensorflow" in found:
-        raise UsageError("the state has objects of torch and of TensorFlow; keep one of them in a run of its own")
-    return _InPlace({"keras": "tensorflow"}.get(found[0], found[0]) if found else "numpy")
-
-
-def _has_jax(state: Any) -> bool:
-    import jax
-
-    return any(isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(state))
-
-
-def _leaves(state: Any) -> list[Any]:
-    if isinstance(state, Mapping):
-        return [leaf for part in state.values() for leaf in _leaves(part)]
-    if isinstance(state, list | tuple):
-        return [leaf for part in state for leaf in _leaves(part)]
-    return [state]
-
-
-def _homes(leaf: Any) -> set[str]:
-    return {cls.__module__.partition(".")[0] for cls in type(leaf).__mro__}
-
-
-def _opened(state: Any) -> Any:
-    """Keras' models, layers, optimizers and variables as TensorFlow variables by their paths."""
-    if isinstance(state, dict):
-        return {name: _opened(part) for name, part in state.items()}
-    if type(state) in (list, tuple):
-        return type(state)(map(_opened, state))
-    if "keras" not in _homes(state):
-        return state
-    if hasattr(state, "variables"):
-        found = {one.path: one.value for one in state.variables}
-        if len(found) != len(state.variables):
-            raise UsageError(f"two variables of {type(state).__name__} have the same path; name its layers apart")
-        return found
-    return state.value
-
-
-def _closed(state: Any, opened: Any) -> Any:
-    """What `_opened` was given, with the plain values that were put into its dicts and lists."""
-    if isinstance(state, dict | list):
-        for key in state if isinstance(state, dict) else range(len(state)):
-            state[key] = _closed(state[key], opened[key])
-        return state
-    if type(state) is tuple:
-        return tuple(_closed(part, other) for part, other in zip(state, opened, strict=True))
-    return state if "keras" in _homes(state) else opened
-
-
 def _number(value: Any) -> Any:
     """A metric; a tensor of torch is detached from its graph."""
-    return value.detach().cpu().numpy() if "torch" in _homes(value) and hasattr(value, "detach") else value
+    return value.detach().cpu().numpy() if "torch" in homes(value) and hasattr(value, "detach") else value
