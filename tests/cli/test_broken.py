@@ -88,7 +88,7 @@ def test_damage_ends_with_4_however_it_is_printed(
     result = call(*words, *options, place=place)
     assert result.exit_code == 4
     assert [result.stderr.count(key) for key in keys] == [1] * len(keys)
-    assert "Traceback" not in result.output
+    assert "Traceback" not in result.stderr
     if "--json" in options:
         json.loads(result.stdout)
 

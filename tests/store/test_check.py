@@ -404,10 +404,10 @@ def test_an_object_that_the_device_cannot_read_is_damage_and_the_rest_is_read(
     ]
     read = store.backend.read
 
-    def fail(key: str, *arguments: Any) -> Any:
+    def fail(key: str, *arguments: Any, **options: Any) -> Any:
         if key in victims:
             raise StorageError(f"could not read {key}: input/output error")
-        return read(key, *arguments)
+        return read(key, *arguments, **options)
 
     monkeypatch.setattr(store.backend, "read", fail)
     found = {damage.key: damage.what for damage in store.verify().damages}

@@ -96,9 +96,9 @@ def test_publishing_and_the_newest_read_no_older_version(
             seen.append(entry.key)
             yield entry
 
-    def reading(key: str, *arguments: Any) -> Any:
+    def reading(key: str, *arguments: Any, **options: Any) -> Any:
         seen.append(key)
-        return read(key, *arguments)
+        return read(key, *arguments, **options)
 
     monkeypatch.setattr(model.backend, "list", listed)
     monkeypatch.setattr(model.backend, "read", reading)

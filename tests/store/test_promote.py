@@ -55,8 +55,8 @@ class Counted:
         self._count(self.written, key, len(data))
         self._backend.create(key, data)
 
-    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        data: bytes = self._backend.read(key, start, end)
+    def read(self, key: str, start: int = 0, end: int | None = None, *, limit: int | None = None) -> bytes:
+        data: bytes = self._backend.read(key, start, end, limit=limit)
         self._count(self.read_from, key, len(data))
         return data
 

@@ -201,9 +201,9 @@ def test_a_drop_reads_no_record_that_this_process_has_seen(store: Store, monkeyp
     reads = []
     read = store.backend.read
 
-    def counted(key: str, *arguments: Any) -> Any:
+    def counted(key: str, *arguments: Any, **options: Any) -> Any:
         reads.append(key)
-        return read(key, *arguments)
+        return read(key, *arguments, **options)
 
     monkeypatch.setattr(store.backend, "read", counted)
     free(store, dropped)
@@ -324,10 +324,10 @@ def test_a_sentence_that_is_lifted_while_it_is_read_is_none(store: Store, monkey
     store.backend.create(key, seal({"shards": ["0" * 16 + "-1"]}))
     read = store.backend.read
 
-    def lifted(asked: str, *arguments: Any) -> Any:
+    def lifted(asked: str, *arguments: Any, **options: Any) -> Any:
         if asked == key:
             store.backend.delete(key)
-        return read(asked, *arguments)
+        return read(asked, *arguments, **options)
 
     monkeypatch.setattr(store.backend, "read", lifted)
     assert condemned(store) == set()

@@ -312,9 +312,9 @@ def test_dropping_reads_each_tombstone_once(store: Store, run: RunRecord, monkey
             run.drop([step - 1])
     read, reads = run.backend.read, []
 
-    def counted(key: str, *arguments: Any) -> Any:
+    def counted(key: str, *arguments: Any, **options: Any) -> Any:
         reads.append(key)
-        return read(key, *arguments)
+        return read(key, *arguments, **options)
 
     monkeypatch.setattr(run.backend, "read", counted)
     for _ in range(3):

@@ -96,7 +96,7 @@ def test_a_snapshot_takes_pieces_from_at_most_16_older_shards(store):
 
 def test_a_large_state_takes_several_shards(store, tree, monkeypatch):
     monkeypatch.setattr(save, "SHARD_ENTRIES", 4)
-    monkeypatch.setattr(save, "SHARD_BYTES", 5_000_000)
+    monkeypatch.setattr(type(store.backend), "shard_bytes", 5_000_000)
     snapshot = store.save(tree, meta={})
     assert len(snapshot.shards) > 4
     for entry in store.backend.list(layout.SHARDS):

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from modelkeep.errors import InvalidName
+from modelkeep.errors import Damaged, InvalidName, LimitExceeded
+
+SHARD_BYTES = 4 << 30
+"""A shard holds at most so many bytes, where nothing asks for smaller ones; a larger state takes several."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+=-]{0,200}")
 
@@ -41,6 +44,19 @@ def check_key(key: str) -> str:
             f"key {key!r:.200} is not a relative path of letters, digits and `._@+=-`, none beginning with a dot"
         )
     return key
+
+
+def too_short(key: str, wanted: int, found: int) -> Damaged:
+    """The error for an object of ``found`` bytes."""
+    return Damaged(f"{key} is {found} bytes long where {wanted} were wanted: it is cut short", key)
+
+
+def check_limit(key: str, size: int, limit: int | None) -> None:
+    """Raise LimitExceeded where ``size`` bytes of an object are more than ``limit``."""
+    if limit is not None and size > limit:
+        raise LimitExceeded(
+            f"{key} has {size:,} bytes, and a record has at most {limit:,}; restore it from a copy of the keep"
+        )
 
 
 class ObjectWriter(Protocol):
@@ -73,19 +89,30 @@ class Backend(Protocol):
 
     @property
     def url(self) -> str:
-        """Where it is: ``file:///...``, ``memory://name``."""
+        """Where it is: ``file:///...``, ``memory://name``, ``s3://bucket/prefix``."""
 
     @property
     def exclusive_locks(self) -> bool:
         """Whether the kernel frees a lock when its holder dies, so that who has the lock is alone."""
 
-    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
-        """Return bytes ``start`` to ``end`` (to the last). Raises NotFound; Damaged when the object is shorter."""
+    @property
+    def shard_bytes(self) -> int:
+        """The size to which large data are cut: one object, one request."""
+
+    @property
+    def requests(self) -> int:
+        """How many requests are best under way at once; 1 where what they wait for is this machine."""
+
+    def read(self, key: str, start: int = 0, end: int | None = None, *, limit: int | None = None) -> bytes:
+        """Return bytes ``start`` to ``end`` (to the last). Raises NotFound; Damaged when the object is shorter.
+
+        LimitExceeded when they are more than ``limit``; nothing was read.
+        """
 
     def read_into(self, key: str, start: int, buffer: memoryview) -> None:
         """Fill the whole writable ``buffer`` from ``start``. Raises NotFound; Damaged when the object is shorter."""
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes | bytearray) -> None:
         """Create an object; durable on return. Raises AlreadyExists where the key is taken."""
 
     def settle(self, key: str) -> None:

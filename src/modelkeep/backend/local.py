@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from modelkeep.backend import syscalls
-from modelkeep.backend.base import Entry, check_key
+from modelkeep.backend.base import SHARD_BYTES, Entry, check_key, check_limit, too_short
 from modelkeep.backend.stream import BLOCK, Buffers, DirectStream
 from modelkeep.errors import AlreadyExists, Damaged, NotFound, RunLocked, StorageError
 
@@ -78,6 +78,8 @@ class LocalBackend:
     """
 
     exclusive_locks = True
+    shard_bytes = SHARD_BYTES
+    requests = 1
 
     def __init__(self, folder: str | os.PathLike[str], *, create: bool = True) -> None:
         self._folder = Path(os.path.abspath(os.path.expanduser(folder)))
@@ -108,12 +110,13 @@ class LocalBackend:
         """The folder, absolute."""
         return self._folder
 
-    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+    def read(self, key: str, start: int = 0, end: int | None = None, *, limit: int | None = None) -> bytes:
         with self._open(key) as descriptor:
             size = syscalls.status(descriptor).st_size
             stop = size if end is None else end
             if not 0 <= start <= stop <= size:
-                raise _short(key, stop, size)
+                raise too_short(key, stop, size)
+            check_limit(key, stop - start, limit)
             buffer = bytearray(stop - start)
             self._fill(key, descriptor, start, memoryview(buffer))
         return bytes(buffer)
@@ -122,7 +125,7 @@ class LocalBackend:
         with self._open(key) as descriptor:
             self._fill(key, descriptor, start, buffer.cast("B"))
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes | bytearray) -> None:
         with self.writer(key, size_hint=len(data)) as writer:
             writer.append(memoryview(data))
             writer.commit()
@@ -292,7 +295,7 @@ class LocalBackend:
         while done < len(buffer):
             count = syscalls.read(descriptor, buffer[done:], start + done)
             if count == 0:
-                raise _short(key, start + len(buffer), start + done)
+                raise too_short(key, start + len(buffer), start + done)
             done += count
 
     def _walk(self, root: Path, prefix: str) -> Iterator[Entry]:
@@ -480,10 +483,6 @@ def _take_lock(path: Path, key: str) -> int:
             syscalls.close(descriptor)
             raise
     return descriptor
-
-
-def _short(key: str, wanted: int, found: int) -> Damaged:
-    return Damaged(f"{key} is {found} bytes long where {wanted} were wanted: it is cut short", key)
 
 
 def _sort_name(entry: "os.DirEntry[str]") -> str:

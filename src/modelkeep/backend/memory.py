@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from modelkeep.backend.base import Entry, check_key
-from modelkeep.errors import AlreadyExists, Damaged, NotFound
+from modelkeep.backend.base import SHARD_BYTES, Backend, Entry, check_key, check_limit, too_short
+from modelkeep.errors import AlreadyExists, NotFound
 
 
 @dataclass
@@ -31,6 +31,8 @@ class MemoryBackend:
     """
 
     exclusive_locks = True
+    shard_bytes = SHARD_BYTES
+    requests = 1
 
     def __init__(self, name: str, *, create: bool = True) -> None:
         if name not in _PLACES and not create:
@@ -42,18 +44,19 @@ class MemoryBackend:
     def url(self) -> str:
         return f"memory://{self._name}"
 
-    def read(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+    def read(self, key: str, start: int = 0, end: int | None = None, *, limit: int | None = None) -> bytes:
         data = self._data(key)
         stop = len(data) if end is None else end
         if not 0 <= start <= stop <= len(data):
-            raise Damaged(f"{key} is {len(data)} bytes long where {stop} were wanted: it is cut short", key)
+            raise too_short(key, stop, len(data))
+        check_limit(key, stop - start, limit)
         return data[start:stop]
 
     def read_into(self, key: str, start: int, buffer: memoryview) -> None:
         view = buffer.cast("B")
         view[:] = self.read(key, start, start + len(view))
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: bytes | bytearray) -> None:
         with self._place.guard:
             if check_key(key) in self._place.objects:
                 raise AlreadyExists(f"{key} is in {self.url} already, and objects never change")
@@ -106,9 +109,9 @@ class MemoryBackend:
 
 
 class MemoryWriter:
-    """An object under way in a buffer."""
+    """An object under way in a buffer; its commit is the backend's ``create``."""
 
-    def __init__(self, backend: MemoryBackend, key: str) -> None:
+    def __init__(self, backend: Backend, key: str) -> None:
         self._backend = backend
         self._key = key
         self._buffer = bytearray()
@@ -125,7 +128,7 @@ class MemoryWriter:
         self._buffer[offset : offset + len(data)] = data
 
     def commit(self) -> None:
-        self._backend.create(self._key, bytes(self._buffer))
+        self._backend.create(self._key, self._buffer)
         self.abort()
 
     def abort(self) -> None:

@@ -36,12 +36,7 @@ def read_document(backend: Backend, key: str) -> bytes:
         NotFound, Damaged: as `Backend.read`.
         LimitExceeded: it is longer than any that modelkeep writes; nothing was read.
     """
-    size = backend.size(key)
-    if size > DOCUMENT_BYTES:
-        raise LimitExceeded(
-            f"{key} has {size:,} bytes, and a record has at most {DOCUMENT_BYTES:,}; restore it from a copy of the keep"
-        )
-    return backend.read(key, 0, size)
+    return backend.read(key, limit=DOCUMENT_BYTES)
 
 
 def numbers_in(backend: Backend, folder: str) -> Iterator[int]:

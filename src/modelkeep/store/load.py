@@ -131,6 +131,18 @@ def _batches(jobs: Iterable[_Job]) -> Iterator[list[_Job]]:
         yield batch
 
 
+def _runs(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
+    """Jobs in their order, those whose pieces lie behind one another together."""
+    run: list[_Job] = []
+    for job in jobs:
+        if run and (job.key, job.offset) != (run[-1].key, run[-1].offset + run[-1].targets[0][1].nbytes):
+            yield run
+            run = []
+        run.append(job)
+    if run:
+        yield run
+
+
 class _Reader:
     """Reads tensors of one snapshot and collects what is damaged."""
 
@@ -158,7 +170,7 @@ class _Reader:
             arrays[path] = np.empty(
                 self._snapshot.grid(path).nbytes if text else spec.shape, np.uint8 if text else numpy_dtype(spec.dtype)
             )
-        with ThreadPoolExecutor(_READERS, "modelkeep-read") as pool:
+        with ThreadPoolExecutor(max(_READERS, self._backend.requests), "modelkeep-read") as pool:
             for job, cause in chain.from_iterable(pool.map(self._read, _batches(self._jobs(arrays)))):
                 self._damaged.update((path, job.key) for path, _ in job.targets)
                 self._causes.setdefault(job.key, cause)
@@ -213,13 +225,28 @@ class _Reader:
     def _read(self, jobs: Sequence[_Job]) -> list[tuple[_Job, str]]:
         """Read pieces into their places; those that are damaged, with what is wrong with them."""
         bad: list[tuple[_Job, str]] = []
+        for run in _runs(jobs) if self._backend.requests > 1 else ([job] for job in jobs):
+            bad += self._read_run(run)
+        return bad
+
+    def _read_run(self, jobs: Sequence[_Job]) -> list[tuple[_Job, str]]:
+        """Read pieces that lie behind one another, by one request."""
+        if len(jobs) == 1:
+            together: memoryview = jobs[0].targets[0][1]
+        else:
+            together = memoryview(bytearray(sum(job.targets[0][1].nbytes for job in jobs)))
+        try:
+            self._backend.read_into(jobs[0].key, jobs[0].offset, together)
+        except (Damaged, NotFound) as error:
+            if len(jobs) == 1:
+                return [(jobs[0], str(error))]
+            return [found for job in jobs for found in self._read_run([job])]
+        bad: list[tuple[_Job, str]] = []
         for job in jobs:
             target = job.targets[0][1]
-            try:
-                self._backend.read_into(job.key, job.offset, target)
-            except (Damaged, NotFound) as error:
-                bad.append((job, str(error)))
-                continue
+            if len(jobs) > 1:
+                first = job.offset - jobs[0].offset
+                target[:] = together[first : first + target.nbytes]
             if digest(target) != job.piece:
                 bad.append((job, f"the {len(target)} bytes from byte {job.offset} on have another digest"))
             for _, other in job.targets[1:]:

@@ -110,7 +110,7 @@ def find_checkpoint(store: "Store", ref: Ref) -> Checkpoint:
     if ref.kind == "model":
         raise NotFound(f"{ref} is a model, and a checkpoint is wanted; name a run: {_some(store.runs(), ref.name)}")
     run = store.run(ref.name)
-    if not run.exists():
+    if ref.rev != "last" and not run.exists():  # for the newest it is asked only where there is none
         raise NotFound(_no_run(store, ref))
     word, _, rest = ref.rev.partition(":")
     damages: dict[str, Exception] = {}
@@ -123,7 +123,7 @@ def find_checkpoint(store: "Store", ref: Ref) -> Checkpoint:
         wanted, of = (int(rest), "epoch") if word == "epoch" else (_number(ref), "step")
         found = next((one for one in checkpoints if getattr(one, of) == wanted), None)
     if found is None:
-        raise _missing(ref, run)
+        raise _missing(ref, run) if run.exists() else NotFound(_no_run(store, ref))
     for error in damages.values():
         # An older checkpoint stands in for it, and `verify` names what is damaged.
         warnings.warn(f"left out, since it cannot be read: {error}", RuntimeWarning, stacklevel=3)

@@ -33,8 +33,7 @@ VERSION_SHARDS = 256
 """The same for a version of a model: each may add a layer to those before, and there are few to be read."""
 
 SHARD_ENTRIES = 10_000
-SHARD_BYTES = 4 << 30
-"""A shard holds at most so many pieces and bytes; a larger state takes several."""
+"""A shard holds at most so many pieces; a larger state takes several."""
 
 _AHEAD = 4
 """Groups of pieces that are hashed ahead of the one that is written."""
@@ -194,7 +193,7 @@ class _Shards:
         self.passed = 0
         """Pieces of the state that are behind us, new or not."""
         self.infos: dict[str, ShardInfo] = {}
-        """The shards that are durable."""
+        """The shards that are durable, or may be."""
         self._backend = backend
         self._tensors = tensors
         self._name_shard = name_shard
@@ -205,11 +204,13 @@ class _Shards:
         self._name = ""
         self._end = self._reserved = self._last = 0
         self._writer: ObjectWriter | None = None
+        self._threads: Workers | None = None
+        self._under_way: deque[tuple[str, ShardInfo, Future[None]]] = deque()
 
     def append(self, tensor: _Tensor, piece: Piece) -> Place:
         """Write a piece behind the ones before."""
         if self._writer is not None and self.passed >= self._last:
-            self.commit()
+            self._finish_shard()
         writer = self._writer or self._begin()
         entry = tensor.entry(piece.first, piece.past, self._end)
         self._entries.append(entry)
@@ -220,14 +221,33 @@ class _Shards:
         return Place(self._name, entry.key, piece.data.nbytes)
 
     def commit(self) -> None:
-        """Make the shard under way durable; nothing when no piece was new."""
+        """Make all that was appended durable; nothing when no piece was new."""
+        self._finish_shard()
+        while self._under_way:
+            self._wait_for_one()
+
+    def _finish_shard(self) -> None:
+        """Let no more come into the shard under way; with several requests at once it is committed beside the next."""
         if self._writer is None:
             return
         header = build_header(self._entries, _metadata(self._dtypes), self._reserved)
         self._writer.write_at(0, header)
-        self._writer.commit()
-        self.infos[self._name] = ShardInfo(self._reserved + self._end, digest(header))
-        self._writer = None
+        info = ShardInfo(self._reserved + self._end, digest(header))
+        if self._backend.requests == 1:
+            self._writer.commit()
+            self.infos[self._name], self._writer = info, None
+            return
+        writer, self._writer = self._writer, None
+        if self._threads is None:
+            self._threads = Workers(self._backend.requests, "modelkeep-upload")
+        self._under_way.append((self._name, info, self._threads.submit(_commit, writer)))
+        if len(self._under_way) >= self._backend.requests:
+            self._wait_for_one()
+
+    def _wait_for_one(self) -> None:
+        name, info, done = self._under_way.popleft()
+        self.infos[name] = info  # though it fails: whether it is there is not known then
+        done.result()
 
     def __enter__(self) -> Self:
         return self
@@ -237,6 +257,9 @@ class _Shards:
     ) -> None:
         if self._writer is not None:
             self._writer.abort()
+        if self._threads is not None:
+            self._threads.close()
+        self.infos.update((name, info) for name, info, _ in self._under_way)
         if error is not None:
             delete_shards(self._backend, self.infos)
 
@@ -244,7 +267,7 @@ class _Shards:
         """Open a file; its header gets room for every piece that may still come into it, new or not."""
         if not self._possible:
             self._possible = [entry for tensor in self._tensors for entry in _all_entries(tensor)]
-        self._last = _window(self._possible, self.passed)
+        self._last = _window(self._possible, self.passed, self._backend.shard_bytes)
         coming = self._possible[self.passed : self._last]
         borrowed = {tensor.path: tensor.dtype for tensor in self._tensors if not is_native(tensor.dtype)}
         dtypes: dict[str, Json] = {
@@ -259,17 +282,24 @@ class _Shards:
         return self._writer
 
 
+def _commit(writer: ObjectWriter) -> None:
+    try:
+        writer.commit()
+    finally:
+        writer.abort()
+
+
 def _all_entries(tensor: _Tensor) -> Iterator[Entry]:
     """The entries of all pieces, as long as they can get."""
     return (tensor.entry(*tensor.grid.bounds(index), _FAR) for index in range(tensor.grid.count))
 
 
-def _window(entries: Sequence[Entry], first: int) -> int:
+def _window(entries: Sequence[Entry], first: int, most: int) -> int:
     """Past the last of ``entries`` that may lie in one shard with the one at ``first``."""
     nbytes = 0
     for index in range(first, min(first + SHARD_ENTRIES, len(entries))):
         nbytes += entries[index].stop - entries[index].start
-        if nbytes > SHARD_BYTES and index > first:
+        if nbytes > most and index > first:
             return index
     return min(first + SHARD_ENTRIES, len(entries))
 

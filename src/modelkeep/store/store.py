@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import Any
 
-from modelkeep.backend import Backend, Entry
+from modelkeep.backend import SHARD_BYTES, Backend, Entry
 from modelkeep.errors import (
     AlreadyExists,
     Damaged,
@@ -100,7 +100,8 @@ class Store:
             writer: 16 hexadecimal digits under which the shards are named; by default those of this object.
             donor: a snapshot whose pieces are not written again where they are the same.
             unchanged: paths of arrays that are bit for bit those of ``donor``: they are not even read.
-            donor_shards: from how many shards pieces are taken at most; those in others are written again.
+            donor_shards: from how many shards pieces are taken at most; those in others are written again. As many
+                times more as shards are smaller here than `SHARD_BYTES`.
 
         Raises:
             UnsupportedState: a leaf that cannot be kept bit for bit, by its path.
@@ -110,8 +111,10 @@ class Store:
         """
         state = tree if isinstance(tree, FlatState) else flatten(tree)
 
+        most = donor_shards * max(1, SHARD_BYTES // self.backend.shard_bytes)
+
         def draft(avoid: AbstractSet[str]) -> tuple[FlatState, Donor]:
-            return state, Donor.of(donor, without=avoid, unchanged=unchanged, most=donor_shards)
+            return state, Donor.of(donor, without=avoid, unchanged=unchanged, most=most)
 
         return self._save(draft, meta, writer, condemned(self) if donor is not None else set())
 
