@@ -21,9 +21,10 @@ _ACCESS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testsecret", "
 @contextlib.contextmanager
 def seaweed(folder: Path) -> Iterator[dict[str, str]]:
     """SeaweedFS with a bucket, its data in ``folder``; gives the variables by which it is found."""
-    ports = dict(zip(("s3", "master", "volume", "filer"), _free_ports(4), strict=True))
+    ports = dict(zip(("s3", "master", "volume", "filer", "admin"), _free_ports(5), strict=True))
     command = [str(WEED), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-admin.ui=false"]
-    command += ["-webdav=false", *(f"-{name}.port={port}" for name, port in ports.items())]
+    command += ["-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
+    command += [*(f"-{name}.port={port}" for name, port in ports.items())]
     with (folder / "weed.log").open("wb") as log:
         process = subprocess.Popen(
             command, env={**os.environ, **_ACCESS, "S3_BUCKET": BUCKET}, stdout=log, stderr=subprocess.STDOUT
