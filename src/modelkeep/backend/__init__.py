@@ -7,7 +7,8 @@ from modelkeep.backend.base import SHARD_BYTES, Backend, Entry, ObjectWriter
 from modelkeep.backend.local import LocalBackend
 from modelkeep.backend.memory import MemoryBackend
 from modelkeep.backend.mounts import Mount, mount_of
-from modelkeep.backend.workers import Workers
+from modelkeep.backend.staged import staged
+from modelkeep.backend.workers import Workers, step_back
 from modelkeep.errors import UsageError
 
 SCHEMES = ("s3", "gs", "az")
@@ -24,6 +25,8 @@ __all__ = [
     "Workers",
     "mount_of",
     "open_backend",
+    "staged",
+    "step_back",
 ]
 
 

@@ -5,7 +5,7 @@ create-if-absent, the one primitive that directories and object stores share.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -138,6 +138,16 @@ class Backend(Protocol):
 
     def lock(self, key: str) -> AbstractContextManager[None]:
         """Hold a lock. Raises RunLocked, with who holds it, when another process does."""
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether others may see what was created only later: then `afterwards` calls from another thread."""
+
+    def flush(self) -> None:
+        """Return when others see what was created. Raises StorageError, Fenced where that cannot be."""
+
+    def afterwards(self, call: Callable[[], None]) -> None:
+        """Call when others see what was created so far: at once, or later where it is held back."""
 
     def clean(self, prefix: str, older_than: float) -> int:
         """Remove unfinished objects that were begun before ``older_than``; return how many.

@@ -8,7 +8,7 @@ import stat
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -78,6 +78,7 @@ class LocalBackend:
     """
 
     exclusive_locks = True
+    holds_back = False
     shard_bytes = SHARD_BYTES
     requests = 1
 
@@ -190,6 +191,12 @@ class LocalBackend:
         finally:
             with _LOCKS.guard:
                 _let_go(path, held)
+
+    def flush(self) -> None:
+        """All is seen when it is created."""
+
+    def afterwards(self, call: Callable[[], None]) -> None:
+        call()
 
     def clean(self, prefix: str, older_than: float) -> int:
         root, key = (self._path(prefix), prefix) if prefix else (self._folder, "")

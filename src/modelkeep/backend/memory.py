@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -31,6 +31,7 @@ class MemoryBackend:
     """
 
     exclusive_locks = True
+    holds_back = False
     shard_bytes = SHARD_BYTES
     requests = 1
 
@@ -97,6 +98,12 @@ class MemoryBackend:
         """No other process can see this place, and within a process locks are re-entrant."""
         check_key(key)
         yield
+
+    def flush(self) -> None:
+        """All is seen when it is created."""
+
+    def afterwards(self, call: Callable[[], None]) -> None:
+        call()
 
     def clean(self, prefix: str, older_than: float) -> int:  # noqa: ARG002  what is unfinished is seen by nobody
         return 0

@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -60,6 +60,7 @@ class ObjectBackend:
     """
 
     exclusive_locks = False
+    holds_back = False
     shard_bytes = _SHARD_BYTES
     requests = _REQUESTS
 
@@ -138,6 +139,12 @@ class ObjectBackend:
         """No store tells whether a holder lives: of two writers of a run the one with the older attempt is fenced."""
         check_key(key)
         yield
+
+    def flush(self) -> None:
+        """All is seen when it is created."""
+
+    def afterwards(self, call: Callable[[], None]) -> None:
+        call()
 
     def clean(self, prefix: str, older_than: float) -> int:  # noqa: ARG002  nothing is ever there in part
         return 0

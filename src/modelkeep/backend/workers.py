@@ -4,14 +4,31 @@
 run has its last checkpoint made durable.
 """
 
+import os
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
+
+_NICE = 19
+"""The scheduling priority of what is written in the background: what a training leaves of the processors is enough."""
+
+
+def step_back() -> None:
+    """Let the training have the processor where both want it; threads that this one starts follow it.
+
+    Not the class of idle work: on a machine that others keep busy nothing would ever become durable.
+    """
+    if sys.platform == "linux":  # elsewhere the calls are about the whole process
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            os.sched_setscheduler(threading.get_native_id(), os.SCHED_BATCH, os.sched_param(0))  # wakes nobody up
 
 
 class Workers:

@@ -15,6 +15,18 @@ CONDEMNED_SNAPSHOTS = "gc/snapshots"
 SHARD_SUFFIX = ".safetensors"
 
 
+_MAY_WAIT = re.compile(rf"(?:{SHARDS}|{SNAPSHOTS}|{RUNS})/.*")
+_AT_ONCE = re.compile(rf"{RUNS}/[^/]+/attempts/[^/]+/start\.json")
+
+
+def may_wait(key: str) -> bool:
+    """Whether others may see an object later than it was created: what one writer alone makes, that of a run.
+
+    The start of an attempt must be seen at once, for it fences older ones.
+    """
+    return _MAY_WAIT.fullmatch(key) is not None and _AT_ONCE.fullmatch(key) is None
+
+
 def shard_folder(writer: str) -> str:
     """The folder of all shards of one writer: one, so that a save makes one folder's names durable."""
     return f"{SHARDS}/{writer[:2]}"

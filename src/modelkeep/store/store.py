@@ -116,7 +116,9 @@ class Store:
         def draft(avoid: AbstractSet[str]) -> tuple[FlatState, Donor]:
             return state, Donor.of(donor, without=avoid, unchanged=unchanged, most=most)
 
-        return self._save(draft, meta, writer, condemned(self) if donor is not None else set())
+        run = (meta or {}).get("run")
+        ours = donor is None or (run is not None and donor.meta.get("run") == run)
+        return self._save(draft, meta, writer, condemned(self) if donor is not None else set(), ours=ours)
 
     def promote(
         self, source: Snapshot, tree: Any, *, meta: Mapping[str, Json] | None = None, writer: str = ""
@@ -152,7 +154,7 @@ class Store:
             donor = graft.donor(avoid)
             return graft.read_back(self.backend, donor), donor
 
-        return self._save(draft, meta, writer, condemned(self))
+        return self._save(draft, meta, writer, condemned(self), ours=False)
 
     def load(
         self,
@@ -247,8 +249,13 @@ class Store:
         meta: Mapping[str, Json] | None,
         writer: str,
         avoid: set[str],
+        *,
+        ours: bool,
     ) -> Snapshot:
-        """Save what ``draft`` gives: the state, and pieces that are there already, none in the shards it is given."""
+        """Save what ``draft`` gives: the state, and pieces that are there already, none in the shards it is given.
+
+        Unless these are ``ours``, of the run that saves, their owner may let them go before our record is seen.
+        """
         described = dict(meta or {})
         check_json(described, "meta")
         token = _checked_token(writer or self._token)
@@ -260,6 +267,8 @@ class Store:
             )
             new = written.shards.keys() - pieces.shards.keys()
             snapshot = self._commit(written, new)
+            if not ours:
+                self.backend.flush()
             # Only now: a collector that had not seen our record has sentenced its shards before, or deleted them.
             gone = self._going(snapshot.shards.keys(), new & snapshot.shards.keys(), before)
             if not gone:

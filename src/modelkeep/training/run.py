@@ -3,6 +3,7 @@
 import atexit
 import html
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from modelkeep.backend import open_backend
-from modelkeep.errors import ModelkeepError, UsageError
+from modelkeep.errors import ModelkeepError, StorageError, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.state import FlatState, flatten
 from modelkeep.store import Checkpoint, MetricRow, Retain, Store, free, to_drop
@@ -80,6 +81,8 @@ class Run:
         self._fingerprint: dict[str, Json] | None = None
         self._committed: Checkpoint | None = None
         self._live = list(self._start.live)
+        # What a store remembers is for one thread.
+        self._freeing = Store(self._store.backend, self._store.id) if self._store.backend.holds_back else self._store
         resumed = self._start.resumed
         self._tree: tuple[Checkpoint, Tree] | None = (resumed.checkpoint, resumed.tree) if resumed else None
         self._closed = False
@@ -308,8 +311,15 @@ class Run:
             del _OPEN[self._key()]
         try:
             self._writer.close()
+            self._flush()
         finally:
             self._start.lock.close()
+
+    def _flush(self) -> None:
+        try:
+            self._store.backend.flush()
+        except StorageError as error:  # it is durable here, and goes up with the next start
+            warnings.warn(str(error), RuntimeWarning, stacklevel=3)
 
     def __enter__(self) -> Self:
         return self
@@ -375,7 +385,8 @@ class Run:
             return
         record = self._start.record
         record.drop(numbers_to_drop)
-        free(self._store, [one for one in self._live if one.number in numbers_to_drop])
+        dropped = [one for one in self._live if one.number in numbers_to_drop]
+        self._store.backend.afterwards(lambda: free(self._freeing, dropped))
         self._live = [one for one in self._live if one.number not in numbers_to_drop]
 
     # How it is put together

@@ -1,19 +1,15 @@
 """The one background thread of a run: it makes checkpoints and metrics durable while training goes on."""
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
+from modelkeep.backend import step_back
 from modelkeep.errors import UsageError
 
 Row = dict[str, Any]
-
-_NICE = 19
-"""The scheduling priority of what is written in the background: what a training leaves of the processors is enough."""
 
 FLUSH_SECONDS = 1.0
 """Metrics wait at most this long: what a SIGKILL can cost of them."""
@@ -107,7 +103,7 @@ class Writer:
             raise error
 
     def _work(self) -> None:
-        _step_back()
+        step_back()
         while True:
             with self._condition:
                 while not self._is_due():
@@ -153,14 +149,3 @@ class Writer:
             with self._condition:
                 self._rows = rows + self._rows
             raise
-
-
-def _step_back() -> None:
-    """Let the training have the processor where both want it; threads that this one starts follow it.
-
-    Not the class of idle work: on a machine that others keep busy nothing would ever become durable.
-    """
-    if sys.platform == "linux":  # elsewhere the calls are about the whole process
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-            os.sched_setscheduler(threading.get_native_id(), os.SCHED_BATCH, os.sched_param(0))  # wakes nobody up
