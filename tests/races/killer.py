@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import modelkeep
+from modelkeep.backend import workers
 from modelkeep.store import Retain
-from modelkeep.training import writer
 
 from ..simulation.facts import is_tree, tree
 
@@ -29,7 +29,7 @@ _ACK = struct.Struct("<q")
 
 def save_for_ever(place: Path, run_name: str, serial: int, pipe: int) -> None:
     """Save state after state, and say of each that it is durable."""
-    writer._NICE = 0  # there is no training that it should step back behind
+    workers._NICE = 0  # there is no training that it should step back behind
     run = modelkeep.open(place).run(run_name, capture=False)
     run.retain = Retain(last=1 + serial % 3)
     while True:

@@ -15,20 +15,24 @@ import pytest
 import modelkeep
 from modelkeep.errors import RunLocked
 
+from ..object_stores import Proxy
 from ..simulation.facts import is_tree, tree
 from .writers import LAST
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = 4
 WRITERS = 32
+FEWER = 16
 DAY = 24 * 3600.0
 
 
 @contextmanager
-def writing(kind: str, folder: Path, commits: int) -> Iterator[list[subprocess.Popen[str]]]:
+def writing(
+    kind: str, folder: Path, commits: int, place: str = "", writers: int = WRITERS
+) -> Iterator[list[subprocess.Popen[str]]]:
     """The writers are at work in the block; at its end they have ended, all of them well."""
     (folder / "ledgers").mkdir()
-    each = WRITERS // PROCESSES
+    each = writers // PROCESSES
     command = [
         sys.executable,
         "-W",
@@ -36,19 +40,19 @@ def writing(kind: str, folder: Path, commits: int) -> Iterator[list[subprocess.P
         "-m",
         "tests.races.writers",
         kind,
-        str(folder / "keep"),
+        place or str(folder / "keep"),
         str(folder / "ledgers"),
     ]
     children = [
         subprocess.Popen(
-            [*command, *map(str, (first, each, WRITERS, commits))],
+            [*command, *map(str, (first, each, writers, commits))],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )
-        for first in range(0, WRITERS, each)
+        for first in range(0, writers, each)
     ]
     try:
         yield children
@@ -80,20 +84,47 @@ def race_runs(folder: Path, commits: int, tried: Callable[..., None]) -> None:
             except RunLocked:
                 refused += 1
             time.sleep(0.2)
-    newest: dict[str, list[int]] = {}
-    for name, serial in acknowledged(folder):
-        newest.setdefault(name, []).append(serial)
+    newest = newest_acknowledged(folder)
     commits_done = sum(map(len, newest.values()))
     tried(commits_done, f"commits by {WRITERS} writers of one keep, with forks and retention", f"{len(newest)} runs")
     assert commits_done >= WRITERS * commits
-    keep = modelkeep.open(folder / "keep")
+    check_runs(modelkeep.open(folder / "keep"), newest)
+    assert refused > 0
+
+
+def newest_acknowledged(folder: Path) -> dict[str, list[int]]:
+    """The steps that every run was told are durable, in its order."""
+    newest: dict[str, list[int]] = {}
+    for name, serial in acknowledged(folder):
+        newest.setdefault(name, []).append(serial)
+    return newest
+
+
+def check_runs(keep: modelkeep.Keep, newest: dict[str, list[int]]) -> None:
+    """Nothing acknowledged is gone, and every checkpoint that is there is whole."""
     for name, serials in newest.items():
         live = keep.store.run(name).checkpoints()
         assert [one.step for one in live[:LAST]] == serials[::-1][:LAST], name
         for one in live:
             assert is_tree(keep.load_state(keep.store.snapshot(one.snapshot_id)), one.step), (name, one.step)
     assert keep.verify().damages == ()
-    assert refused > 0
+
+
+def race_in_a_bucket(proxy: Proxy, place: str, folder: Path, commits: int, tried: Callable[..., None]) -> None:
+    """Forks and retention beside a collector, through a server that loses one answer in 25 and one request in 25."""
+    keep = modelkeep.open(place)
+    chance = random.Random(5)
+    proxy.rule = lambda method, path: chance.choices(["", "lost", "cut"], [23, 1, 1])[0]
+    with writing("runs", folder, commits, place, FEWER) as children:
+        while any(child.poll() is None for child in children):
+            keep.gc(dry_run=False)
+            time.sleep(0.2)
+    proxy.rule = lambda method, path: ""
+    newest = newest_acknowledged(folder)
+    commits_done = sum(map(len, newest.values()))
+    tried(commits_done, f"commits by {FEWER} writers of a bucket with faults", f"{len(newest)} runs")
+    assert commits_done >= FEWER * commits
+    check_runs(modelkeep.open(place), newest)
 
 
 def race_states(folder: Path, commits: int, garbage: int, seconds: float, tried: Callable[..., None]) -> None:
@@ -130,6 +161,20 @@ def test_32_writers_with_forks_and_retention_lose_nothing(tmp_path: Path, tried:
 
 def test_32_writers_that_reuse_what_is_being_collected_lose_nothing(tmp_path: Path, tried: Callable[..., None]) -> None:
     race_states(tmp_path, commits=8, garbage=300, seconds=6.0, tried=tried)
+
+
+def test_16_writers_of_a_bucket_lose_nothing_through_lost_answers(
+    proxy: Proxy, through: str, tmp_path: Path, tried: Callable[..., None]
+) -> None:
+    race_in_a_bucket(proxy, through, tmp_path, commits=5, tried=tried)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(14400)
+def test_16_writers_of_100_commits_to_a_bucket_lose_nothing_through_lost_answers(
+    proxy: Proxy, through: str, tmp_path: Path, tried: Callable[..., None]
+) -> None:
+    race_in_a_bucket(proxy, through, tmp_path, commits=100, tried=tried)
 
 
 @pytest.mark.torture

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import modelkeep
+from modelkeep.backend import workers
 from modelkeep.errors import Conflict, Damaged, NotFound
 from modelkeep.store import Retain, Store, layout
-from modelkeep.training import writer
 from modelkeep.training.run import Run
 
 from ..simulation.facts import is_tree, tree
@@ -31,7 +31,7 @@ LAST = 2
 class OneWriter:
     """Commits to a run of its own, and now and then to a fork of whatever the neighbour has just then."""
 
-    def __init__(self, place: Path, number: int, options: argparse.Namespace) -> None:
+    def __init__(self, place: str, number: int, options: argparse.Namespace) -> None:
         self._keep = modelkeep.open(place)
         self._number = number
         self._neighbour = (number + 1) % options.writers
@@ -84,7 +84,7 @@ def _step(run: Run) -> int:
 class OneKeeper:
     """Saves states with the pieces of old snapshots that are garbage, while a collector takes them."""
 
-    def __init__(self, place: Path, number: int, options: argparse.Namespace) -> None:
+    def __init__(self, place: str, number: int, options: argparse.Namespace) -> None:
         self._store: Store = modelkeep.open(place).store
         self._number, self._commits = number, options.commits
         self._ledger = (options.ledgers / str(number)).open("w")
@@ -118,12 +118,12 @@ def main() -> int:
     """Run some writers as threads of this process; 1 when one of them failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["runs", "states"])
-    parser.add_argument("place", type=Path)
+    parser.add_argument("place")
     parser.add_argument("ledgers", type=Path)
     for name in ("first", "count", "writers", "commits"):
         parser.add_argument(name, type=int)
     options = parser.parse_args()
-    writer._NICE = 0  # there is no training that it should step back behind
+    workers._NICE = 0  # there is no training that it should step back behind
     failed: list[int] = []
     kind = OneWriter if options.kind == "runs" else OneKeeper
     done = [kind(options.place, one, options) for one in range(options.first, options.first + options.count)]

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from itertools import chain, islice
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 import obstore
@@ -47,6 +48,10 @@ _RETRIES = {
     "retry_timeout": timedelta(minutes=3),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
 }
+
+
+_CLOCK_PAUSES = (0.1, 0.5, 2.0, 0.0)
+"""Seconds between attempts at the store's clock."""
 
 
 class ObjectBackend:
@@ -233,22 +238,29 @@ class ObjectBackend:
             ]
 
     def _difference(self) -> float:
-        """How far the store's clock is ahead, in seconds: by the date of an answer, whatever it says."""
-        before = time.time()
-        try:
-            url = obstore.sign(self._store, "GET", _PROBE, timedelta(minutes=1))
-            request = urllib.request.Request(url)  # noqa: S310  what obstore has signed is http or https
+        """How far the store's clock is ahead, in seconds."""
+        for pause in _CLOCK_PAUSES:
+            before = time.time()
             try:
-                with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-                    date = answer.headers.get("Date")
-            except HTTPError as error:
-                date = error.headers.get("Date")
-                error.close()
-            return parsedate_to_datetime(str(date)).timestamp() + 0.5 - (before + time.time()) / 2
-        except (exceptions.BaseError, URLError, OSError, ValueError) as error:
-            text = f"{self._url}: the clock of the store cannot be read ({_told(error)}); ours is used in its place"
-            warnings.warn(text, RuntimeWarning, stacklevel=3)
-            return 0.0
+                return self._date() + 0.5 - (before + time.time()) / 2
+            except (exceptions.BaseError, HTTPException, OSError, ValueError) as error:
+                if not pause:
+                    text = f"{self._url}: the clock of the store cannot be read ({_told(error)}); ours is used instead"
+                    warnings.warn(text, RuntimeWarning, stacklevel=3)
+                time.sleep(pause)
+        return 0.0
+
+    def _date(self) -> float:
+        """The date of an answer of the store, whatever it says: obstore shows none."""
+        url = obstore.sign(self._store, "GET", _PROBE, timedelta(minutes=1))
+        request = urllib.request.Request(url)  # noqa: S310  what obstore has signed is http or https
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                date = answer.headers.get("Date")
+        except HTTPError as error:
+            date = error.headers.get("Date")
+            error.close()
+        return parsedate_to_datetime(str(date)).timestamp()
 
     @contextmanager
     def _explained(self, verb: str, key: str) -> Iterator[None]:
