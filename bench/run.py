@@ -14,7 +14,9 @@ from bench.report import Report, machine
 from bench.settings import Settings
 from bench.worker import WorkerDied
 
-BENCHES = ("durable", "waiting", "incremental", "restore", "overhead", "scale", "models", "predict", "startup")
+BENCHES = (
+    "durable", "waiting", "incremental", "restore", "overhead", "scale", "bucket", "models", "predict", "startup",
+)  # fmt: skip
 """Each is a module with ``run(settings) -> list[Report]``."""
 
 _WIDTH = 140  # of tables that go to a file
