@@ -96,7 +96,7 @@ def _wait(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
             return
         except OSError:
             time.sleep(0.05)
-    raise RuntimeError(f"weed did not start; see {process.args}")
+    raise RuntimeError(f"weed did not start; see {process.args!r}")
 
 
 def at(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
