@@ -140,6 +140,14 @@ def py_dataset(**options: Any) -> Any:
     return (Digits(x, y, **options),), {"validation_data": Digits(val_x, val_y)}
 
 
+def loaded(kind: str, *, steps_per_epoch: int | None = None, **options: Any) -> Any:
+    import loader_data
+
+    x, y, val_x, val_y = digits()
+    data = getattr(loader_data, kind)(x, y, **options)
+    return (data,), {"validation_data": (val_x, val_y), "steps_per_epoch": steps_per_epoch}
+
+
 DATA = {
     "arrays": arrays,
     "arrays_split": arrays_split,
@@ -154,6 +162,15 @@ DATA = {
     "py_dataset": py_dataset,
     "py_dataset_threads": lambda: py_dataset(workers=2),
     "py_dataset_processes": lambda: py_dataset(workers=2, use_multiprocessing=True),
+    "loader": lambda: loaded("loader", shuffle=True),
+    "loader_weighted_workers": lambda: loaded("weighted"),
+    "loader_stateful_workers": lambda: loaded("stateful"),
+    "loader_stream": lambda: loaded("streamed", workers=0, steps_per_epoch=11),
+    "loader_stream_workers": lambda: loaded("streamed", workers=2, steps_per_epoch=11),
+    "loader_hugging_face": lambda: loaded("hugging_face"),
+    "grain_map": lambda: loaded("grain_map"),
+    "grain_stream": lambda: loaded("grain_stream", steps_per_epoch=11),
+    "grain_loader": lambda: loaded("grain_loader", steps_per_epoch=11),
 }
 
 

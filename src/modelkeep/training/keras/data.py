@@ -46,8 +46,8 @@ class Source(Protocol):
     def description(self) -> dict[str, Any]:
         """What decides its batches, as short JSON: a resume compares it."""
 
-    def state(self) -> dict[str, Any]:
-        """What the source holds besides the position, as a state tree."""
+    def state(self, at: int) -> dict[str, Any]:
+        """What the source holds besides the position, as a state tree; ``at`` batches of the epoch are behind."""
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what ``state`` returned."""
@@ -57,10 +57,10 @@ class Source(Protocol):
     def epoch_ended(self) -> None: ...
 
 
-class _Stateless:
+class Stateless:
     """A source that is wholly described by its position."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self, at: int) -> dict[str, Any]:
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ class Order:
         return np.random.Generator(np.random.Philox(seed=np.random.SeedSequence((self.seed, number))))
 
 
-class ArraySource(_Stateless):
+class ArraySource(Stateless):
     """NumPy arrays, tensors and what else Keras slices by rows (pandas, sparse)."""
 
     def __init__(
@@ -126,7 +126,7 @@ class ArraySource(_Stateless):
             "batch_size": self._batch_size,
             "steps": self.steps,
             "shuffle": shuffle,
-            **_sample_of(self.sample()),
+            **sample_of(self.sample()),
         }
 
     def open(self, epoch: int, batch: int) -> Iterator[Batch]:
@@ -217,7 +217,7 @@ class PyDatasetSource:
         self._class_weight = class_weight
         self._length: int | None = dataset.num_batches
         self.steps: int | None = steps or self._length
-        self._spec: Any = None
+        self._seen: list[Batch] | None = None
 
     def sample(self) -> Batch:
         return self._standardize(self._dataset[0])
@@ -233,17 +233,11 @@ class PyDatasetSource:
                 "pass steps_per_epoch="
             )
         numbers = self._numbers(epoch * self.steps + batch, self.steps - batch)
-        if keras.backend.backend() != "tensorflow":
-            return _converted(self._load(numbers))
-        import tensorflow as tf
+        if keras.backend.backend() == "tensorflow" and self._seen is None:
+            self._seen = [self._standardize(self._dataset[number]) for number in range(min(2, self._length or 1))]
+        return for_backend(lambda: self._load(numbers), self._seen or [])
 
-        if self._spec is None:
-            seen = [self._standardize(self._dataset[number]) for number in range(min(2, self._length or 1))]
-            self._spec = data_adapter_utils.get_tensor_spec(seen)
-        dataset = tf.data.Dataset.from_generator(lambda: self._load(numbers), output_signature=self._spec)
-        return iter(dataset.prefetch(tf.data.AUTOTUNE))
-
-    def state(self) -> dict[str, Any]:
+    def state(self, at: int) -> dict[str, Any]:
         return dataset_state.capture(self._dataset)
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -269,17 +263,10 @@ class PyDatasetSource:
             yield self._standardize(batch)
 
     def _standardize(self, batch: Batch) -> Batch:
-        if isinstance(batch, dict):
-            return batch
-        batch = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
-        if self._class_weight is None:
-            return batch
-        if len(batch) != 2:
-            raise UsageError(f"class_weight needs batches of (x, y), and this dataset gives {len(batch)} parts")
-        return (*batch, data_adapter_utils.class_weight_to_sample_weights(batch[1], self._class_weight))
+        return standardized(batch, self._class_weight, "this dataset")
 
 
-class DatasetSource(_Stateless):
+class DatasetSource(Stateless):
     """A ``tf.data.Dataset``: epoch ``n`` is its iterator ``n``, reached by opening the ones before it.
 
     Where ``steps_per_epoch`` was given one iterator goes on through all epochs, as in Keras.
@@ -356,13 +343,60 @@ def source_of(
             x, y, sample_weight, batch_size=batch_size, steps=steps, shuffle=False, class_weight=class_weight
         )
         return ArraySource(adapter, order, steps=steps, within_batches=within_batches)
-    if not is_tf_dataset(x) and not isinstance(x, PyDataset):
+    kind = kind_of(x)
+    if kind is None:
         return None
     if y is not None or sample_weight is not None:
         raise UsageError(f"a {type(x).__name__} gives its own targets and weights; leave out y and sample_weight")
-    if is_tf_dataset(x):
+    if kind == "tf.data":
         return DatasetSource(x, steps=steps, class_weight=class_weight)
+    if kind == "DataLoader":
+        from modelkeep.training.keras.torch_loader import LoaderSource
+
+        return LoaderSource(x, order, steps=steps, class_weight=class_weight)
+    if kind == "grain":
+        from modelkeep.training.keras.grain_loader import GrainSource
+
+        return GrainSource(x, steps=steps, class_weight=class_weight)
     return PyDatasetSource(x, order, steps=steps, class_weight=class_weight)
+
+
+def kind_of(x: Any) -> str | None:
+    """What gives batches and opens at any position, or can be made to; None for what cannot."""
+    if is_tf_dataset(x):
+        return "tf.data"
+    if isinstance(x, PyDataset):
+        return "PyDataset"
+    homes = {(cls.__module__.partition(".")[0], cls.__name__) for cls in type(x).__mro__}
+    if ("torch", "DataLoader") in homes:
+        return "DataLoader"
+    return "grain" if {name for home, name in homes if home == "grain"} & _GRAIN else None
+
+
+_GRAIN = {"MapDataset", "IterDataset", "DataLoader"}
+
+
+def standardized(batch: Batch, class_weight: dict[int, float] | None, what: str) -> Batch:
+    """A batch as Keras takes it, weighted by class. Raises UsageError where it has no classes."""
+    if isinstance(batch, dict):
+        return batch
+    batch = tuple(batch) if isinstance(batch, (list, tuple)) else (batch,)
+    if class_weight is None:
+        return batch
+    if len(batch) != 2:
+        raise UsageError(f"class_weight needs batches of (x, y), and {what} gives {len(batch)} parts")
+    return (*batch, data_adapter_utils.class_weight_to_sample_weights(batch[1], class_weight))
+
+
+def for_backend(load: Callable[[], Iterator[Batch]], seen: Sequence[Batch]) -> Iterator[Batch]:
+    """The batches that ``load`` gives, as the backend's train function takes them; ``seen``: some, for their shapes."""
+    if keras.backend.backend() != "tensorflow":
+        return _converted(load())
+    import tensorflow as tf
+
+    spec = data_adapter_utils.get_tensor_spec(list(seen))
+    dataset = tf.data.Dataset.from_generator(load, output_signature=spec)
+    return iter(dataset.prefetch(tf.data.AUTOTUNE))
 
 
 _TARGET = {"tensorflow": "numpy", "jax": "jax", "torch": "torch"}
@@ -403,7 +437,7 @@ def _skip(iterator: Any, count: int) -> None:
         next(iterator)
 
 
-def _sample_of(batch: Batch) -> dict[str, Any]:
+def sample_of(batch: Batch) -> dict[str, Any]:
     """Dtypes and shapes (of a row) of a batch, and a digest of its values."""
     arrays = [np.asarray(keras.ops.convert_to_numpy(leaf)) for leaf in tree.flatten(batch) if leaf is not None]
     texts = [repr(array.tolist()).encode() if array.dtype == object else array.tobytes() for array in arrays]

@@ -37,12 +37,14 @@ def findings(callbacks: Sequence[Callback], x: Any, feed: Feed | None) -> list[s
     if feed is None:
         found.append(
             f"data of type {type(x).__name__} open only at their beginning, so a resume cannot find its place inside "
-            "an epoch; pass arrays, a tf.data.Dataset or a keras.utils.PyDataset"
+            "an epoch; pass arrays, a tf.data.Dataset, a keras.utils.PyDataset, a torch DataLoader, or a Grain dataset"
         )
     elif is_tf_dataset(x):
         found += _in_dataset(x)
     elif isinstance(x, PyDataset):
         found += _in_py_dataset(x)
+    elif hasattr(feed.source, "problems"):
+        found += feed.source.problems()
     return found
 
 

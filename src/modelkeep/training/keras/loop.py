@@ -125,7 +125,8 @@ class Loop(CallbackList):
     def capture(self) -> State:
         """The whole state of the training at this step."""
         feeds = {"train": self._plan.feed, "validation": self._plan.validation}
-        data = {name: feed.source.state() for name, feed in feeds.items() if feed is not None}
+        at = {"train": self.position.batch, "validation": 0}  # a validation is begun anew
+        data = {name: feed.source.state(at[name]) for name, feed in feeds.items() if feed is not None}
         state = capture(self.model, self.callbacks, self.position, logs=self.last_logs, data=data)
         state["training"]["setup"] = self._plan.setup
         return state | self._described
