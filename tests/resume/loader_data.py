@@ -26,7 +26,7 @@ class Augmented(Dataset[Any]):
 
 
 class Streamed(IterableDataset[Any]):
-    """Shuffles as it reads, with the generators of its process."""
+    """Shuffles as it reads, with the generators of its process; it does not tell how long it is."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
         self._x, self._y = x, y

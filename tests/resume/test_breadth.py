@@ -21,6 +21,15 @@ CASES: dict[str, dict[str, Any]] = {
     "several inputs, outputs and losses": {"backend": "torch", "data": "arrays_of_several", "model": "two_headed"},
     "a PyDataset with threads": {"backend": "tensorflow", "data": "py_dataset_threads"},
     "a PyDataset with processes": {"backend": "torch", "data": "py_dataset_processes"},
+    "a DataLoader with augmentations": {"backend": "torch", "data": "loader"},
+    "a weighted DataLoader with workers": {"backend": "torch", "data": "loader_weighted_workers"},
+    "a StatefulDataLoader with workers": {"backend": "jax", "data": "loader_stateful_workers"},
+    "a stream in a DataLoader": {"backend": "tensorflow", "data": "loader_stream"},
+    "a stream in a DataLoader with workers": {"backend": "torch", "data": "loader_stream_workers"},
+    "a Hugging Face dataset": {"backend": "torch", "data": "loader_hugging_face"},
+    "a Grain dataset by index": {"backend": "jax", "data": "grain_map"},
+    "a Grain stream": {"backend": "jax", "data": "grain_stream"},
+    "a Grain loader": {"backend": "tensorflow", "data": "grain_loader"},
     "several steps an execution": {
         "backend": "tensorflow",
         "data": "arrays",
@@ -53,6 +62,8 @@ RARER = (
     "weights of samples", "epochs shorter than the data", "tensors, a rate that decays by what it was",
     "a PyDataset with threads", "several steps an execution", "run eagerly", "a train_step of its own, jax",
     "a train_step of its own, torch", "files of callbacks", "averaged weights",
+    "a DataLoader with augmentations", "a StatefulDataLoader with workers", "a stream in a DataLoader",
+    "a stream in a DataLoader with workers", "a Hugging Face dataset", "a Grain dataset by index", "a Grain loader",
     "weights averaged into the model at the end", "several inputs, outputs and losses", "compiled by XLA",
 )  # fmt: skip
 """Left to torture, so that `make test` stays within its time."""

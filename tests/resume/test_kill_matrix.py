@@ -17,7 +17,8 @@ SCHEDULES = {
     "plateau": {"callbacks": "plateau"},
     "decayed": {"callbacks": "files", "schedule": "decayed"},
 }
-MATRIX = list(product(BACKENDS, ("arrays", "tf_data", "py_dataset"), SCHEDULES))
+DATA = ("arrays", "tf_data", "py_dataset", "loader", "loader_weighted_workers", "grain_stream")
+MATRIX = list(product(BACKENDS, DATA, SCHEDULES))
 SAMPLE = [
     ("tensorflow", "arrays", "plateau"),
     ("jax", "tf_data", "plateau"),

@@ -13,6 +13,7 @@ import optax
 import pytest
 import torch
 from flax import nnx
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 import modelkeep as mk
 from modelkeep.errors import StateMismatch, UnsupportedState, UsageError
@@ -192,6 +193,46 @@ def test_named_tuples_of_torch_objects_are_filled_where_they_are(keep: Keep) -> 
     assert (step, type(state), state.net, state.moments[1]) == (1, Loop, net, 4)
     assert torch.equal(given.moments[0], torch.ones(2))
     assert given.key.initial_seed() == 2
+
+
+def places(kind: str, rows: Any) -> Any:
+    """An iterator over batches that goes on where a state says."""
+    import grain
+    import grain.python
+
+    if kind == "grain":
+        return iter(grain.MapDataset.source(rows).seed(2).shuffle().repeat().to_iter_dataset().batch(3))
+    if kind == "grain loader":
+        sampler = grain.python.IndexSampler(len(rows), shuffle=True, seed=2, num_epochs=None)
+        return iter(grain.python.DataLoader(data_source=rows, sampler=sampler, operations=[grain.python.Batch(3)]))
+    workers = int(kind.removeprefix("torchdata "))
+    return StatefulDataLoader(rows, 3, shuffle=True, num_workers=workers)
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata's own call of torch
+@pytest.mark.parametrize("kind", ["grain", "grain loader", "torchdata 0", "torchdata 2"])
+@pytest.mark.parametrize("framework", ["numpy", "jax", "torch"])
+def test_a_loader_in_the_state_goes_on_with_the_next_batch(kind: str, framework: str, tmp_path: Path) -> None:
+    if framework == "jax" and kind.startswith("torchdata"):
+        pytest.skip("objects of torch in a state of jax are refused")
+    make = {"numpy": np.zeros, "jax": jnp.zeros, "torch": torch.zeros}[framework]
+
+    def train(keep: Keep, until: int) -> list[list[int]]:
+        seen = []
+        with keep.run("loader", seed=4) as run, run.checkpoints(mk.every(steps=1)) as ckpt:
+            state, step = ckpt.restore({"loader": places(kind, list(range(20))), "sum": make(1)})
+            while step < until:
+                for batch in state["loader"]:
+                    seen.append(np.asarray(batch).tolist())
+                    step += 1
+                    ckpt.step(step, state)
+                    if step == until:
+                        break
+        return seen
+
+    cut, whole = mk.open(tmp_path / "cut"), mk.open(tmp_path / "whole")
+    first = train(cut, 4)
+    assert [*first, *train(cut, 11)] == train(whole, 11)
 
 
 def test_what_cannot_be_told_apart_or_is_not_built_yet_is_refused(keep: Keep) -> None:

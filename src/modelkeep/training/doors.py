@@ -1,5 +1,6 @@
-"""Which framework's door the state of a loop goes through, and how objects of Keras, flax and equinox are opened."""
+"""Which framework's door the state of a loop goes through; how objects of Keras, flax, equinox and Grain are opened."""
 
+import json
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -69,7 +70,7 @@ def homes(leaf: Any) -> set[str]:
     return {cls.__module__.partition(".")[0] for cls in type(leaf).__mro__}
 
 
-_FRAMEWORKS = {"torch": "torch", "tensorflow": "tensorflow", "flax": "jax", "equinox": "jax"}
+_FRAMEWORKS = {"torch": "torch", "torchdata": "torch", "tensorflow": "tensorflow", "flax": "jax", "equinox": "jax"}
 
 
 def _frameworks(leaf: Any) -> set[str]:
@@ -100,16 +101,24 @@ def _leaves(state: Any) -> list[Any]:
 
 
 def _is_object(leaf: Any) -> bool:
-    """Whether it is an object of Keras, flax (nnx) or equinox that holds variables of a framework."""
+    """Whether it is an object of Keras, flax (nnx) or equinox that holds variables, or an iterator of Grain."""
     found = homes(leaf)
+    if "grain" in found:
+        return hasattr(leaf, "set_state")
     if "keras" in found:
         return hasattr(leaf, "variables") or hasattr(leaf, "assign")
     return "equinox" in found or any(cls.__module__ == "flax.nnx.pytreelib" for cls in type(leaf).__mro__)
 
 
 def _variables(leaf: Any) -> Any:
-    """The variables of such an object: of Keras by their paths, of flax nested by name, of equinox a module of them."""
+    """What such an object holds: variables, of Keras by their paths, of flax nested by name, of equinox as a module.
+
+    Of an iterator its place, as text or bytes.
+    """
     found = homes(leaf)
+    if "grain" in found:
+        place = leaf.get_state()
+        return place if isinstance(place, bytes) else json.dumps(place)
     if "keras" in found:
         return _keras_variables(leaf)
     if "flax" in found:
@@ -126,6 +135,9 @@ def _filled(leaf: Any, restored: Any) -> Any:
     if not _is_object(leaf):
         return restored
     found = homes(leaf)
+    if "grain" in found:
+        leaf.set_state(restored if isinstance(restored, bytes) else json.loads(restored))
+        return leaf
     if "keras" in found:
         if not hasattr(leaf, "variables"):
             leaf.assign(restored)
@@ -160,14 +172,14 @@ def _keras_variables(leaf: Any) -> Any:
 
 
 def _opened(state: Any) -> Any:
-    """A state whose objects of Keras are the variables of the backend."""
+    """A state in which the variables of the backend stand for Keras' objects, and a text for Grain's."""
     if isinstance(state, dict):
         return {name: _opened(part) for name, part in state.items()}
     if isinstance(state, list):
         return [_opened(part) for part in state]
     if isinstance(state, tuple):
         return tuple(_opened(part) for part in state)
-    return _variables(state) if "keras" in homes(state) and _is_object(state) else state
+    return _variables(state) if _is_object(state) else state
 
 
 def _closed(state: Any, opened: Any) -> Any:
@@ -179,4 +191,6 @@ def _closed(state: Any, opened: Any) -> Any:
     if isinstance(state, tuple):
         parts = [_closed(part, other) for part, other in zip(state, opened, strict=True)]
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
-    return state if "keras" in homes(state) and _is_object(state) else opened
+    if "grain" in homes(state):
+        return _filled(state, opened)
+    return state if _is_object(state) else opened

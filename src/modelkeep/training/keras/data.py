@@ -388,15 +388,24 @@ def standardized(batch: Batch, class_weight: dict[int, float] | None, what: str)
     return (*batch, data_adapter_utils.class_weight_to_sample_weights(batch[1], class_weight))
 
 
-def for_backend(load: Callable[[], Iterator[Batch]], seen: Sequence[Batch]) -> Iterator[Batch]:
-    """The batches that ``load`` gives, as the backend's train function takes them; ``seen``: some, for their shapes."""
+def for_backend(load: Callable[[], Iterator[Batch]], seen: Sequence[Batch], *, ahead: bool = True) -> Iterator[Batch]:
+    """The batches that ``load`` gives, as the backend's train function takes them; ``seen``: some, for their shapes.
+
+    Unless ``ahead`` they are loaded while the training waits for them: what it draws and they do is not mixed up.
+    """
     if keras.backend.backend() != "tensorflow":
         return _converted(load())
     import tensorflow as tf
 
     spec = data_adapter_utils.get_tensor_spec(list(seen))
     dataset = tf.data.Dataset.from_generator(load, output_signature=spec)
-    return iter(dataset.prefetch(tf.data.AUTOTUNE))
+    if ahead:
+        return iter(dataset.prefetch(tf.data.AUTOTUNE))
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    options.experimental_optimization.inject_prefetch = False
+    return iter(dataset.with_options(options))
 
 
 _TARGET = {"tensorflow": "numpy", "jax": "jax", "torch": "torch"}

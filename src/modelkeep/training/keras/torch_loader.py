@@ -37,7 +37,15 @@ class LoaderSource(Stateless):
         except TypeError:
             self._length = None
         self.steps: int | None = steps or self._length
+        self._lengths: dict[int, int] = {}
+        """Of passes whose end was seen."""
         self._samples: list[Batch] | None = None
+
+    def state(self, at: int) -> dict[str, Any]:
+        return {"lengths": {str(number): length for number, length in self._lengths.items()}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._lengths |= {int(number): length for number, length in state.get("lengths", {}).items()}
 
     def sample(self) -> Batch:
         return self._seen()[0]
@@ -55,9 +63,9 @@ class LoaderSource(Stateless):
 
     def open(self, epoch: int, batch: int) -> Iterator[Batch]:
         if self.steps is None:
-            return for_backend(lambda: self._pass(epoch, batch, None), self._seen())
+            return for_backend(lambda: self._pass(epoch, batch, None), self._seen(), ahead=False)
         start, count = epoch * self.steps + batch, self.steps - batch
-        return for_backend(lambda: self._batches(start, count), self._seen())
+        return for_backend(lambda: self._batches(start, count), self._seen(), ahead=False)
 
     def problems(self) -> Iterator[str]:
         """What would make a batch another one in a new process."""
@@ -84,14 +92,17 @@ class LoaderSource(Stateless):
         return self._samples
 
     def _batches(self, start: int, count: int) -> Iterator[Batch]:
-        if self._length is None:  # one stream through all epochs
-            yield from self._pass(0, start, count)
-            return
+        """``count`` batches from number ``start`` on, pass after pass; how long one is may show only at its end."""
+        number, index = (0, start) if self._length is None else divmod(start, self._length)
         while count > 0:
-            number, index = divmod(start, self._length)
-            part = min(count, self._length - index)
-            yield from self._pass(number, index, part)
-            start, count = start + part, count - part
+            if index >= self._lengths.get(number, index + 1):
+                index, number = index - self._lengths[number], number + 1
+                continue
+            for batch in self._pass(number, index, count):
+                yield batch
+                index, count = index + 1, count - 1
+            if count > 0 and not self._lengths.get(number):
+                raise UsageError(f"pass {number} of the DataLoader gives no batch, and {count} more are wanted")
 
     def _pass(self, number: int, index: int, count: int | None) -> Iterator[Batch]:
         """Batches ``index`` and on of pass ``number``, ``count`` of them or all."""
@@ -128,7 +139,10 @@ class LoaderSource(Stateless):
                 sampler.set_epoch(number)
         with _drawing_from(seed):
             chosen = iter(loader.sampler if loader.batch_sampler is None else loader.batch_sampler)
-            return list(islice(chosen, index, None if count is None else index + count))
+            found = list(islice(chosen, None if count is None else index + count))
+        if count is None or len(found) < index + count:
+            self._lengths[number] = len(found)
+        return found[index:]
 
     def _iterated(self, number: int, index: int, count: int | None) -> Iterator[Any]:
         """A pass of an iterable from its beginning, which draws from generators of its own at each step."""
@@ -144,6 +158,7 @@ class LoaderSource(Stateless):
             with own.in_use():
                 batch = next(batches, _END)
             if batch is _END:
+                self._lengths[number] = at
                 return
             at += 1
             if at > index:
