@@ -10,6 +10,9 @@ from keras.src import tree
 from modelkeep.errors import UsageError
 from modelkeep.training.keras.data import Batch, for_backend, sample_of, standardized
 
+_ENDLESS = 10**15
+"""More batches than any training has: the length that Grain gives to what repeats."""
+
 _STATES = 64
 """Positions whose iterator states are remembered: what is read may be so far ahead of what is trained on."""
 
@@ -25,7 +28,7 @@ class GrainSource:
         self._by_index = isinstance(dataset, grain.MapDataset)
         self._streams = steps is not None
         length = len(dataset) if self._by_index else None
-        if length is not None and length > 2**62 and steps is None:
+        if length is not None and length > _ENDLESS and steps is None:
             raise UsageError("this Grain dataset repeats for ever, so an epoch would never end; pass steps_per_epoch=")
         self.steps: int | None = steps or length
         self._samples: list[Batch] | None = None

@@ -1,0 +1,148 @@
+"""Loaders as sources: any batch can be had first, the same with any number of workers; what is not is refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grain
+import keras
+import loader_data
+import numpy as np
+import pytest
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
+
+import modelkeep as mk
+from modelkeep.errors import NotExact, UsageError
+from modelkeep.training.keras.data import Order, source_of
+
+X = np.arange(70 * 64, dtype="float32").reshape(70, 8, 8, 1) / 100
+Y = np.arange(70)
+
+
+def source(data: Any, steps: int | None = None, seed: int = 5, **options: Any) -> Any:
+    found = source_of(
+        (data, None, None), batch_size=None, steps=steps, class_weight=None, order=Order(seed, shuffle=True), **options
+    )
+    assert found is not None
+    return found
+
+
+def read(found: Any, epoch: int, batch: int = 0) -> list[Any]:
+    return [[np.asarray(part).tolist() for part in one] for one in found.open(epoch, batch)]
+
+
+@pytest.mark.parametrize("kind", ["loader", "weighted", "stateful", "hugging_face", "grain_map", "grain_stream"])
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata's own call of torch
+def test_any_batch_can_be_had_first(kind: str) -> None:
+    steps = 2 if kind == "grain_stream" else None
+    data = getattr(loader_data, kind)(X, Y)
+    epochs = [read(source(data, steps), epoch) for epoch in range(2)]
+    assert epochs[0] != epochs[1] or kind == "grain_map"  # Grain's order is that of its seed, as in Keras
+    for epoch in range(2):
+        for batch in range(len(epochs[epoch])):
+            assert read(source(getattr(loader_data, kind)(X, Y), steps), epoch, batch) == epochs[epoch][batch:]
+
+
+def test_the_number_of_workers_changes_nothing_and_the_seed_everything() -> None:
+    alone = read(source(loader_data.loader(X, Y, shuffle=True)), 1)
+    assert read(source(loader_data.loader(X, Y, shuffle=True, num_workers=2)), 1) == alone
+    assert read(source(loader_data.loader(X, Y, shuffle=True), seed=6), 1) != alone
+
+
+def test_a_stream_goes_on_with_the_next_pass_and_remembers_how_long_one_was() -> None:
+    whole = source(loader_data.streamed(X, Y, 0), steps=4)  # a pass has three batches
+    epochs = [read(whole, epoch) for epoch in range(3)]
+    assert [len(one) for one in epochs] == [4, 4, 4]
+    assert len({str(batch) for one in epochs for batch in one}) == 12
+    assert whole.state(4)["lengths"].items() >= {"0": 3, "1": 3, "2": 3}.items()
+    other = source(loader_data.streamed(X, Y, 0), steps=4)
+    assert read(other, 2, 1) == epochs[2][1:]
+    known = source(loader_data.streamed(X, Y, 0), steps=4)
+    known.restore(whole.state(4))
+    assert read(known, 2, 1) == epochs[2][1:]
+
+
+def test_global_generators_are_left_as_they_were() -> None:
+    import random
+
+    import torch
+
+    states = [random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tobytes(), torch.get_rng_state()]
+    read(source(loader_data.loader(X, Y, shuffle=True)), 0)
+    read(source(loader_data.streamed(X, Y, 0), steps=2), 0)
+    assert random.getstate() == states[0]
+    assert np.random.get_state(legacy=False)["state"]["key"].tobytes() == states[1]
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+# What is refused
+
+
+class Counting(Dataset[Any]):
+    """Gives something else each time."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, row: int) -> Any:
+        self.count += 1
+        return np.full((4,), self.count, "float32"), np.float32(row)
+
+
+class Rotating(Sampler[int]):
+    """Gives another order each time it is asked, from nothing that could be seeded."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.asked += 1
+        return iter([(row + self.asked) % 20 for row in range(20)])
+
+    def __len__(self) -> int:
+        return 20
+
+
+class Plain(Dataset[Any]):
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, row: int) -> Any:
+        return np.full((4,), row, "float32"), np.float32(row)
+
+
+def fit(data: Any, folder: Path, **options: Any) -> Any:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return mk.keras.fit(model, data, run=mk.open(folder).run("r", capture=False), verbose=0, **options)
+
+
+def test_what_no_seed_decides_is_refused_with_its_fix(tmp_path: Path) -> None:
+    with pytest.raises(NotExact, match="DataLoader of Counting differ when they are read twice from the same seeds"):
+        fit(DataLoader(Counting(), 5), tmp_path / "a")
+    with pytest.raises(NotExact, match="gives another order when it is asked twice from the same seed"):
+        fit(DataLoader(Plain(), 5, sampler=Rotating()), tmp_path / "b")
+    unseeded = grain.MapDataset.source([(np.ones(4, "float32"), np.float32(n)) for n in range(20)])
+    jittered = unseeded.map(lambda row: (row[0] * np.random.rand(), row[1])).batch(5)
+    with pytest.raises(NotExact, match=r"differ when they are read twice: give it a seed, .seed\(0\) before"):
+        fit(jittered, tmp_path / "c")
+    with pytest.raises(UsageError, match="repeats for ever, so an epoch would never end; pass steps_per_epoch="):
+        fit(unseeded.repeat().batch(5), tmp_path / "d")
+    with pytest.raises(UsageError, match="a DataLoader gives its own targets and weights; leave out y"):
+        fit(DataLoader(Plain(), 5), tmp_path / "e", y=np.zeros(20))
+
+
+def test_loaders_of_every_form_train_and_weigh_their_classes(tmp_path: Path) -> None:
+    batches = BatchSampler(RandomSampler(Plain()), 5, drop_last=True)
+    for number, loader in enumerate(
+        [
+            DataLoader(Plain(), batch_sampler=batches),
+            DataLoader(Plain(), 6, sampler=SequentialSampler(Plain()), pin_memory=False),
+            DataLoader(Plain(), 5, shuffle=True, num_workers=1, persistent_workers=True),
+        ]
+    ):
+        history = fit(loader, tmp_path / str(number), epochs=2, class_weight=dict.fromkeys(range(20), 1.0))
+        assert len(history.history["loss"]) == 2
