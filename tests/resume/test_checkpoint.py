@@ -52,7 +52,9 @@ def run_script(backend: str, keep: Path, out: Path, die_in: int = -1) -> int:
     return done.returncode
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.torture), "torch"])
+@pytest.mark.parametrize(
+    "backend", ["tensorflow", *(pytest.param(one, marks=pytest.mark.torture) for one in ("jax", "torch"))]
+)
 def test_a_killed_fit_goes_on_at_the_start_of_its_epoch(backend: str, tmp_path: Path) -> None:
     run_script(backend, tmp_path / "whole-keep", tmp_path / "whole")
     assert run_script(backend, tmp_path / "keep", tmp_path / "out", die_in=2) == -signal.SIGKILL

@@ -23,7 +23,6 @@ SAMPLE = [
     ("tensorflow", "arrays", "plateau"),
     ("jax", "tf_data", "plateau"),
     ("torch", "py_dataset", "plateau"),
-    ("tensorflow", "tf_data", "decayed"),
 ]
 
 
