@@ -61,9 +61,9 @@ CASES: dict[str, dict[str, Any]] = {
 RARER = (
     "weights of samples", "epochs shorter than the data", "tensors, a rate that decays by what it was",
     "a PyDataset with threads", "several steps an execution", "run eagerly", "a train_step of its own, jax",
-    "a train_step of its own, torch", "files of callbacks", "averaged weights",
-    "a PyDataset with processes", "a Grain stream", "a repeated tf.data with steps_per_epoch",
-    "a train_step of its own, tensorflow", "a DataLoader with augmentations", "a StatefulDataLoader with workers", "a stream in a DataLoader",
+    "a train_step of its own, torch", "files of callbacks", "averaged weights", "a PyDataset with processes",
+    "a Grain stream", "a repeated tf.data with steps_per_epoch", "a train_step of its own, tensorflow",
+    "a DataLoader with augmentations", "a StatefulDataLoader with workers", "a stream in a DataLoader",
     "a stream in a DataLoader with workers", "a Hugging Face dataset", "a Grain dataset by index", "a Grain loader",
     "weights averaged into the model at the end", "several inputs, outputs and losses", "compiled by XLA",
 )  # fmt: skip
