@@ -237,6 +237,51 @@ def test_the_optimizers_of_a_multi_optimizer_go_on_each_with_its_variables():
     assert paths(state["optimizer"]["inner"][1]["slots"]["momentum"])[0] == "dense/bias"
 
 
+def two_networks():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="one"), keras.layers.Dense(1, name="two")])
+    model.compile("sgd", "mse")
+    model.critic_optimizer = keras.optimizers.Adam(0.5)
+    return model
+
+
+def test_optimizers_beside_that_of_compile_go_on_with_the_variables_that_they_train():
+    model = two_networks()
+    assert "optimizer/others/critic_optimizer/iterations" in paths(state_of(model))
+    model.critic_optimizer.build(model.get_layer("two").trainable_variables)
+    scramble(model)
+    state = state_of(model, copy=True)
+    assert "optimizer/others/critic_optimizer/slots/momentum/two/kernel" in paths(state)
+    fresh = two_networks()  # its step would build them
+    load_into(fresh, state)
+    assert fresh.critic_optimizer.built
+    assert bits(state_of(fresh)) == bits(state)
+    other = two_networks()
+    del other.critic_optimizer
+    with pytest.raises(StateMismatch, match="critic_optimizer"):
+        load_into(other, state)
+
+
+def test_what_a_stateful_recurrent_layer_carries_is_in_the_state():
+    def made():
+        inputs = keras.Input(batch_shape=(2, 4, 3))
+        both = keras.layers.Bidirectional(keras.layers.LSTM(5, stateful=True, return_sequences=True))(inputs)
+        return keras.Model(inputs, keras.layers.GRU(3, stateful=True)(both))
+
+    model = made()
+    model(np.ones((2, 4, 3), "float32"))
+    state = state_of(model, copy=True)
+    assert [one for one in paths(state) if "/state" in one] == [
+        "model/bidirectional/forward_lstm/state", "model/bidirectional/forward_lstm/state_1",
+        "model/bidirectional/backward_lstm/state", "model/bidirectional/backward_lstm/state_1", "model/gru/state",
+    ]  # fmt: skip
+    assert np.abs(state["model"]["gru"]["state"]).sum() > 0
+    fresh = made()
+    load_into(fresh, state)
+    x = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    answers = [keras.ops.convert_to_numpy(one(x)) for one in (model, fresh)]
+    assert np.array_equal(*answers)
+
+
 def test_a_schedule_needs_no_learning_rate_variable():
     state = check_optimizer(lambda: keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.5)))
     assert "learning_rate" not in state["optimizer"]

@@ -52,6 +52,11 @@ def arrays() -> Any:
     return (x, y), {"batch_size": BATCH, "validation_data": (val_x, val_y)}
 
 
+def arrays_of_20() -> Any:
+    x, y, val_x, val_y = digits()
+    return (x, y), {"batch_size": 20, "shuffle": False, "validation_data": (val_x, val_y)}
+
+
 def arrays_split() -> Any:
     x, y, _, _ = digits()
     return (x, y), {"batch_size": BATCH, "validation_split": 0.2, "shuffle": "batch"}
@@ -149,6 +154,7 @@ def loaded(kind: str, *, steps_per_epoch: int | None = None, **options: Any) -> 
 
 
 DATA = {
+    "arrays_of_20": arrays_of_20,
     "arrays": arrays,
     "arrays_split": arrays_split,
     "arrays_weighted": arrays_weighted,
@@ -339,7 +345,53 @@ def custom_step(case: dict[str, Any]) -> keras.Model:
     return compiled(own_step_model(keras.Input((8, 8, 1)), layers()), case)
 
 
+def adapted(case: dict[str, Any]) -> keras.Model:
+    """Low-rank adapters on a layer that is frozen but for them."""
+    model = cnn(case)
+    model.layers[-1].enable_lora(4)
+    return compiled(model, case)
+
+
+def quantized(case: dict[str, Any]) -> keras.Model:
+    """A hidden layer in int8, trained through its low-rank adapter."""
+    stack = layers()
+    stack.insert(4, keras.layers.Dense(16, activation="relu", name="hidden"))
+    model = keras.Sequential([keras.Input((8, 8, 1)), *stack])
+    hidden = model.get_layer("hidden")
+    hidden.enable_lora(4)
+    hidden.quantize("int8")
+    return compiled(model, case)
+
+
+def recurrent(case: dict[str, Any]) -> keras.Model:
+    """Keeps its state from batch to batch."""
+    inputs = keras.Input(batch_shape=(20, 8, 8, 1))
+    rows = keras.layers.Reshape((8, 8))(inputs)
+    x = keras.layers.LSTM(12, stateful=True, recurrent_dropout=0.1)(rows)
+    return compiled(keras.Model(inputs, keras.layers.Dense(10)(x)), case)
+
+
+def adversarial(case: dict[str, Any]) -> keras.Model:
+    """Two networks and two optimizers in one training step."""
+    from own_step import adversarial_model
+
+    return adversarial_model()
+
+
+def distributed(case: dict[str, Any]) -> keras.Model:
+    """On all devices that this process has, a part of each batch on each."""
+    devices = keras.distribution.list_devices()
+    assert len(devices) == 2
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+    return cnn(case)
+
+
 MODELS = {
+    "adapted": adapted,
+    "quantized": quantized,
+    "recurrent": recurrent,
+    "adversarial": adversarial,
+    "distributed": distributed,
     "cnn": cnn,
     "noisy": noisy,
     "two_headed": two_headed,

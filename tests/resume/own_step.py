@@ -75,3 +75,57 @@ def _jax() -> type[keras.Model]:
 
 
 _CLASSES = {"tensorflow": _tensorflow, "torch": _torch, "jax": _jax}
+
+
+def adversarial_model() -> keras.Model:
+    """A generator and a discriminator, each with an optimizer of its own, as Keras' guide to GANs has them."""
+    model = Adversarial()
+    model.compile(keras.optimizers.Adam(1e-3, beta_1=0.5), keras.optimizers.Adam(3e-3, beta_1=0.5))
+    return model
+
+
+class Adversarial(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        dense = keras.layers.Dense
+        self.seeds = keras.random.SeedGenerator(7)
+        self.generator = keras.Sequential(
+            [keras.Input((6,)), dense(24, "relu"), dense(64, "sigmoid"), keras.layers.Reshape((8, 8, 1))]
+        )
+        self.critic = keras.Sequential(
+            [keras.Input((8, 8, 1)), keras.layers.Flatten(), dense(24, "relu"), keras.layers.Dropout(0.2), dense(1)]
+        )
+        self.loss_of = keras.losses.BinaryCrossentropy(from_logits=True)
+        self.told = keras.metrics.Mean(name="critic_loss")
+
+    def compile(self, optimizer: Any, critic_optimizer: Any) -> None:
+        super().compile(optimizer)
+        self.critic_optimizer = critic_optimizer
+
+    def call(self, x: Any) -> Any:
+        return self.critic(x)
+
+    def train_step(self, data: Any) -> Any:
+        import tensorflow as tf
+
+        images, _ = data
+        noise = keras.random.normal((tf.shape(images)[0], 6), seed=self.seeds)
+        with tf.GradientTape() as tape:
+            both = tf.concat([self.critic(images, training=True), self.critic(self.generator(noise), training=True)], 0)
+            rows = tf.shape(images)[0]
+            truth = tf.concat([tf.ones((rows, 1)), tf.zeros((rows, 1))], 0)
+            loss = self.loss_of(truth, both)
+        weights = self.critic.trainable_weights
+        self.critic_optimizer.apply(tape.gradient(loss, weights), weights)
+        with tf.GradientTape() as tape:
+            fooled = self.critic(self.generator(noise, training=True))
+            made = self.loss_of(tf.ones_like(fooled), fooled)
+        weights = self.generator.trainable_weights
+        self.optimizer.apply(tape.gradient(made, weights), weights)
+        self.told.update_state(loss)
+        return {"critic_loss": self.told.result()}
+
+    def test_step(self, data: Any) -> Any:
+        predicted = self.critic(data[0])
+        self.told.update_state(self.loss_of(keras.ops.ones_like(predicted), predicted))
+        return {"critic_loss": self.told.result()}

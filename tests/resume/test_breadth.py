@@ -30,6 +30,17 @@ CASES: dict[str, dict[str, Any]] = {
     "a Grain dataset by index": {"backend": "jax", "data": "grain_map"},
     "a Grain stream": {"backend": "jax", "data": "grain_stream"},
     "a Grain loader": {"backend": "tensorflow", "data": "grain_loader"},
+    "low-rank adapters": {"backend": "torch", "data": "arrays", "model": "adapted"},
+    "an int8 layer trained through its adapter": {"backend": "torch", "data": "arrays", "model": "quantized"},
+    "recurrent layers that carry their state": {"backend": "tensorflow", "data": "arrays_of_20", "model": "recurrent"},
+    "the same on jax": {"backend": "jax", "data": "arrays_of_20", "model": "recurrent"},
+    "two networks with two optimizers": {
+        "backend": "tensorflow",
+        "data": "arrays_of_20",
+        "model": "adversarial",
+        "callbacks": "none",
+    },
+    "two devices of a mesh": {"backend": "jax", "data": "arrays_of_20", "model": "distributed"},
     "several steps an execution": {
         "backend": "tensorflow",
         "data": "arrays",
@@ -63,6 +74,8 @@ RARER = (
     "a PyDataset with threads", "several steps an execution", "run eagerly", "a train_step of its own, jax",
     "a train_step of its own, torch", "files of callbacks", "averaged weights", "a PyDataset with processes",
     "a Grain stream", "a repeated tf.data with steps_per_epoch", "a train_step of its own, tensorflow",
+    "low-rank adapters", "an int8 layer trained through its adapter", "recurrent layers that carry their state",
+    "the same on jax", "two devices of a mesh", "two networks with two optimizers",
     "a DataLoader with augmentations", "a StatefulDataLoader with workers", "a stream in a DataLoader",
     "a stream in a DataLoader with workers", "a Hugging Face dataset", "a Grain dataset by index", "a Grain loader",
     "weights averaged into the model at the end", "several inputs, outputs and losses", "compiled by XLA",
@@ -73,7 +86,9 @@ RARER = (
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.torture if name in RARER else ()) for name in CASES]
 )
-def test_it_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
+def test_it_resumes_bit_for_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "two devices of a mesh":
+        monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
     case = CASES[name]
     train(case, tmp_path / "whole-keep", tmp_path / "whole")
     seed = sum(map(ord, name))

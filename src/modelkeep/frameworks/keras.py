@@ -70,6 +70,8 @@ def load_into(model: Any, tree: dict[str, Any], *, parts: Sequence[str] = PARTS)
     for part in parts:
         if tree.get(part) is not None:
             found.update(leaves(tree[part], (part,)))
+    if "optimizer" in parts:
+        _build_others(model, found)
     variables = _named(model, parts)
     optimizer = _optimizer(model)
     more = any(path[0] == "optimizer" and path not in variables for path in found)
@@ -95,7 +97,11 @@ def variables_of(model: Any) -> dict[str, dict[Path, Any] | None]:
     optimizer = _optimizer(model)
     named = None
     if optimizer is not None:
-        named = optimizer_variables(optimizer, {id(variable): path for path, variable in found.items()})
+        paths = {id(variable): path for path, variable in found.items()}
+        named = optimizer_variables(optimizer, paths)
+        for name, other in other_optimizers(model).items():
+            placed = optimizer_variables(other, paths)
+            named |= {("others", name, *path): variable for path, variable in placed.items()}
     return {"model": found, "optimizer": named, "metrics": metric_variables(model)}
 
 
@@ -112,6 +118,21 @@ def _arrays(variables: dict[Path, Any] | None, copy: bool) -> dict[str | int, An
     if variables is None:
         return None
     return nest({path: keras_arrays.read(variable, copy=copy) for path, variable in variables.items()})
+
+
+def other_optimizers(model: Any) -> dict[str, Any]:
+    """The optimizers of a model beside that of ``compile``, as a ``train_step`` of one's own has them, by attribute."""
+    others = {name: value for name, value in vars(model).items() if isinstance(value, keras.optimizers.Optimizer)}
+    return {name: value for name, value in others.items() if value is not _optimizer(model)}
+
+
+def _build_others(model: Any, found: dict[Path, object]) -> None:
+    """They are built by their first step, for the variables that they train: as the state has them."""
+    placed = model_variables(model)
+    for name, other in other_optimizers(model).items():
+        slots = {path[5:] for path in found if path[:4] == ("optimizer", "others", name, "slots")}
+        if slots and not other.built:
+            other.build([variable for path, variable in placed.items() if path in slots])
 
 
 def _optimizer(model: Any) -> Any:

@@ -104,6 +104,7 @@ def _in_layer(layer: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Va
     variables = [*layer._trainable_variables, *layer._non_trainable_variables]
     own: list[tuple[Wish, Any]] = [(_wish(variable), variable) for variable in _distinct(variables)]
     own += [(_wish(seeds), seeds.state) for seeds in _distinct(layer._seed_generators)]
+    own += [(Wish("state", automatic=True), variable) for variable in _carried(layer)]
     if type(layer).__name__ == "TorchModuleWrapper":
         own = _of_torch_module(layer)
     inside = _distinct(layer._layers)
@@ -116,6 +117,13 @@ def _in_layer(layer: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Va
         if id(child) not in seen:
             seen.add(id(child))
             yield from _in_layer(child, (*path, name), seen)
+
+
+def _carried(layer: Any) -> list[Variable]:
+    """What a stateful recurrent layer carries from batch to batch, which Keras does not list as its variables."""
+    if not isinstance(layer, keras.layers.RNN) or not layer.stateful or layer.states is None:
+        return []
+    return _distinct(keras.tree.flatten(layer.states))
 
 
 def _of_torch_module(layer: Any) -> list[tuple[Wish, Any]]:

@@ -9,7 +9,7 @@ import keras
 
 from modelkeep.frameworks.mismatch import Path
 
-_RESERVED = frozenset({"slots", "inner", "variables"})
+_RESERVED = frozenset({"slots", "inner", "variables", "others"})
 _NOT_SLOTS = frozenset({"_variables", "_trainable_variables"})
 
 

@@ -256,6 +256,12 @@ def _build(model: keras.Model, feed: Feed | None) -> None:
         raise UsageError("the training data have no rows")
     if not model.compiled:
         raise UsageError("the model is not compiled; call model.compile(...) before fit")
+    replicas = getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1)
+    if replicas > 1:
+        raise UsageError(
+            f"the model was built for {replicas} replicas of tf.distribute, and the data of fit go to one; build it "
+            "outside of strategy.scope(), or train on the jax backend with keras.distribution.DataParallel"
+        )
     if feed is not None:
         model._symbolic_build(data_batch=feed.source.sample())
 
