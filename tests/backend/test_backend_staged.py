@@ -14,7 +14,7 @@ import pytest
 import modelkeep as mk
 from modelkeep.backend import Backend, MemoryBackend, open_backend, staged
 from modelkeep.backend.staged import StagedBackend
-from modelkeep.errors import RunLocked, UsageError
+from modelkeep.errors import RunLocked, StorageError, UsageError
 from modelkeep.testing.backend_suite import BackendSuite
 
 from ..object_stores import Proxy
@@ -153,6 +153,20 @@ def test_a_folder_is_before_one_store_and_of_one_process(place: str, tmp_path: P
     shutil.copytree(tmp_path / "staging", tmp_path / "copy")
     with pytest.raises(UsageError, match="name another folder"):
         mk.open(f"{place}-other", staging=tmp_path / "copy")
+
+
+def test_an_upload_that_ends_otherwise_is_told_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: StagedBackend, batch: Any) -> None:
+        raise RuntimeError("out of ideas")
+
+    monkeypatch.setattr(StagedBackend, "_do", broken)
+    backend = staged(MemoryBackend(f"broken{tmp_path}"), tmp_path / "staging", lambda key: True)
+    backend.create("a", b"x")
+    with pytest.raises(StorageError, match="uploads to memory://.* have ended: RuntimeError: out of ideas"):
+        backend.flush()
+    assert backend.read("a") == b"x"
 
 
 def test_a_published_version_is_seen_by_others_at_once(place: str, tmp_path: Path) -> None:

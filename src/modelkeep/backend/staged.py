@@ -366,6 +366,9 @@ class StagedBackend:
             except ModelkeepError as error:
                 self._wait_out(error)
                 continue
+            except Exception as error:  # noqa: BLE001  who creates or waits is told: nothing goes up any more
+                self._error = StorageError(f"uploads to {self.url} have ended: {type(error).__name__}: {error}")
+                return
             self._failures, self._away_until, self._moved = 0, 0.0, time.monotonic()
             with self._condition:
                 del self._queue[: len(batch)]
