@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,7 +165,7 @@ def test_an_upload_that_ends_otherwise_is_told_and_not_waited_for(
     monkeypatch.setattr(StagedBackend, "_do", broken)
     backend = staged(MemoryBackend(f"broken{tmp_path}"), tmp_path / "staging", lambda key: True)
     backend.create("a", b"x")
-    with pytest.raises(StorageError, match="uploads to memory://.* have ended: RuntimeError: out of ideas"):
+    with pytest.raises(StorageError, match=r"uploads to memory://.* have ended: RuntimeError: out of ideas"):
         backend.flush()
     assert backend.read("a") == b"x"
 
