@@ -106,6 +106,24 @@ def test_what_was_exported_is_a_source_for_transfer(keep: Keep, tmp_path: Path, 
     assert np.array_equal(other.get_layer("hidden").kernel, model.get_layer("hidden").kernel)
 
 
+def test_a_layer_that_carries_its_state_goes_out_without_it_and_is_transferred(keep: Keep, tmp_path: Path) -> None:
+    def made() -> keras.Model:
+        inputs = keras.Input(batch_shape=(2, 4, 3))
+        return keras.Model(inputs, keras.layers.LSTM(5, stateful=True, name="lstm")(inputs))
+
+    def weights(one: keras.Model) -> list[bytes]:
+        return [np.asarray(variable).tobytes() for variable in one.trainable_variables]
+
+    model, x = made(), np.ones((2, 4, 3), "float32")
+    model(x)
+    keep.publish("rows", model, example=x)
+    assert weights(keep.load_model("rows", check=True)) == weights(model)  # it answers from the state of then
+    path = keep.export("rows", "keras", tmp_path / "rows.keras")
+    other = made()
+    assert len(mk.transfer(other, path).loaded) == 3
+    assert weights(other) == weights(model)
+
+
 def test_words_go_out_with_their_vocabulary(keep: Keep, tmp_path: Path) -> None:
     words = keras.layers.TextVectorization(output_sequence_length=3)
     words.adapt(["the cat sat", "the dog"])

@@ -9,7 +9,7 @@ from modelkeep.errors import NotExact
 from modelkeep.exporters.source import Source
 from modelkeep.frameworks import keras as keras_door
 from modelkeep.frameworks import keras_arrays
-from modelkeep.frameworks.keras_names import flat_layers
+from modelkeep.frameworks.keras_names import carried_variables, flat_layers, not_weights
 from modelkeep.frameworks.mismatch import show
 from modelkeep.model import keras_model
 from modelkeep.model.load import difference
@@ -28,6 +28,8 @@ def check(source: Source, path: Path) -> None:
     examples = source.store.load(source.snapshot, select=["examples/**"]) if source.part("examples") else None
     if examples is not None:
         inputs = examples["examples"]["inputs"]
+        for ours, theirs in zip(carried_variables(source.model), carried_variables(model), strict=True):
+            theirs.assign(ours)  # the file has no place for it
         wanted = flatten(keras_model.answers(source.model, inputs)).arrays
         found = flatten(keras_model.answers(model, inputs)).arrays
         for name, array in wanted.items():
@@ -45,8 +47,8 @@ def check_state(source: Source, model: Any, where: str, *, optimizer: bool = Fal
 
 
 def _weights(model: Any) -> dict[str, Any]:
-    """All that Keras' files hold as it is: not the states of random generators, and LoRA only merged into kernels."""
-    left_out = {id(seed.state) for layer in flat_layers(model) for seed in layer._seed_generators}
+    """All that Keras' files hold as it is: no states of generators and layers, and LoRA only merged into kernels."""
+    left_out = not_weights(model)
     left_out |= {id(one) for layer in flat_layers(model) if _is_adapted(layer) for one in layer.variables}
     found = keras_door.variables_of(model)["model"] or {}
     return {show(path): keras_arrays.read(one, copy=False) for path, one in found.items() if id(one) not in left_out}

@@ -70,6 +70,17 @@ def flat_layers(layer: Any) -> Iterator[Any]:
             stack.extend(reversed(current._layers))
 
 
+def not_weights(model: Any) -> set[int]:
+    """The ids of what a model holds beside weights: states of random generators and of stateful recurrent layers."""
+    seeds = {id(seeds.state) for layer in flat_layers(model) for seeds in layer._seed_generators}
+    return seeds | {id(variable) for variable in carried_variables(model)}
+
+
+def carried_variables(model: Any) -> list[Variable]:
+    """What stateful recurrent layers carry from batch to batch; Keras does not list it as variables of the model."""
+    return [variable for layer in flat_layers(model) for variable in _carried(layer)]
+
+
 def unique_names(wishes: Iterable[Wish]) -> list[str]:
     """Return a name for each wish, no two the same: given names are kept, others take the next free number.
 
@@ -120,7 +131,6 @@ def _in_layer(layer: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Va
 
 
 def _carried(layer: Any) -> list[Variable]:
-    """What a stateful recurrent layer carries from batch to batch, which Keras does not list as its variables."""
     if not isinstance(layer, keras.layers.RNN) or not layer.stateful or layer.states is None:
         return []
     return _distinct(keras.tree.flatten(layer.states))

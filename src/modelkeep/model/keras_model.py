@@ -11,7 +11,7 @@ from modelkeep.budget import Budget
 from modelkeep.errors import UsageError
 from modelkeep.frameworks import keras as keras_door
 from modelkeep.frameworks import keras_arrays
-from modelkeep.frameworks.keras_names import flat_layers
+from modelkeep.frameworks.keras_names import carried_variables, flat_layers
 from modelkeep.model.architecture import describe
 from modelkeep.model.build import build
 from modelkeep.model.contents import answered, architecture_part, examples_part, mapped
@@ -96,7 +96,8 @@ def answers(model: Any, inputs: Any) -> Any:
 @contextmanager
 def _undisturbed(model: Any) -> Iterator[None]:
     """Put back what a call changes though it does not train: seed generators, the states of stateful layers."""
-    before = [(one, keras_arrays.read(one, copy=True)) for one in model.variables if not one.trainable]
+    changed = [*(one for one in model.variables if not one.trainable), *carried_variables(model)]
+    before = [(one, keras_arrays.read(one, copy=True)) for one in changed]
     yield
     for variable, array in before:
         if keras_arrays.read(variable, copy=False).tobytes() != array.tobytes():

@@ -4,7 +4,7 @@ from typing import Any
 
 from modelkeep.frameworks import keras as keras_door
 from modelkeep.frameworks import keras_arrays
-from modelkeep.frameworks.keras_names import flat_layers
+from modelkeep.frameworks.keras_names import not_weights
 from modelkeep.frameworks.mismatch import show
 from modelkeep.model.transfer.choosing import Choice
 from modelkeep.model.transfer.matching import Target
@@ -12,11 +12,11 @@ from modelkeep.model.transfer.matching import Target
 
 def targets_of(model: Any, choice: Choice) -> tuple[list[Target], dict[str, Any]]:
     """The weights of the model, and its layers by path (those that hold weights, and what these are in)."""
-    seeds = {id(seed.state) for layer in flat_layers(model) for seed in layer._seed_generators}
+    left_out = not_weights(model)
     owners, parents = _containment(model)
     targets, layers = [], {"": model}
     for keys, variable in keras_door.variables_of(model)["model"].items():  # type: ignore[union-attr]  # never None
-        if id(variable) in seeds:
+        if id(variable) in left_out:
             continue
         path, owner = show(keys), owners.get(id(variable))
         spec = keras_arrays.spec(variable)
