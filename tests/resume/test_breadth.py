@@ -75,10 +75,11 @@ RARER = (
     "a train_step of its own, torch", "files of callbacks", "averaged weights", "a PyDataset with processes",
     "a Grain stream", "a repeated tf.data with steps_per_epoch", "a train_step of its own, tensorflow",
     "mixed_float16 with loss scaling", "a tf.data of unknown length, at epochs",
-    "weights of classes, validated every second epoch", "low-rank adapters", "an int8 layer trained through its adapter", "recurrent layers that carry their state",
-    "the same on jax", "two devices of a mesh", "two networks with two optimizers",
-    "a DataLoader with augmentations", "a StatefulDataLoader with workers", "a stream in a DataLoader",
-    "a stream in a DataLoader with workers", "a Hugging Face dataset", "a Grain dataset by index", "a Grain loader",
+    "weights of classes, validated every second epoch", "low-rank adapters",
+    "an int8 layer trained through its adapter", "recurrent layers that carry their state", "the same on jax",
+    "two devices of a mesh", "two networks with two optimizers", "a DataLoader with augmentations",
+    "a StatefulDataLoader with workers", "a stream in a DataLoader", "a stream in a DataLoader with workers",
+    "a Hugging Face dataset", "a Grain dataset by index", "a Grain loader",
     "weights averaged into the model at the end", "several inputs, outputs and losses", "compiled by XLA",
 )  # fmt: skip
 """Left to torture, so that `make test` stays within its time."""
