@@ -70,6 +70,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 RARER = (
+    "validation split, shuffled within batches", "a subclassed model",
     "weights of samples", "epochs shorter than the data", "tensors, a rate that decays by what it was",
     "a PyDataset with threads", "several steps an execution", "run eagerly", "a train_step of its own, jax",
     "a train_step of its own, torch", "files of callbacks", "averaged weights", "a PyDataset with processes",
