@@ -170,6 +170,21 @@ def test_an_upload_that_ends_otherwise_is_told_and_not_waited_for(
     assert backend.read("a") == b"x"
 
 
+def test_a_file_that_cannot_be_read_is_told_and_a_refused_folder_is_let_go(tmp_path: Path) -> None:
+    remote = MemoryBackend(f"gone{tmp_path}")
+    folder = tmp_path / "staging"
+    open_backend(folder).create("0000000001@a", b"x")
+    (folder / "0000000001@a").unlink()
+    (folder / "0000000001@a").symlink_to("/nowhere")
+    backend = staged(remote, folder, lambda key: True)
+    with pytest.raises(StorageError, match=r"have ended: Damaged: 0000000001@a is a symbolic link"):
+        backend.flush()
+    assert list(remote.list("")) == []
+    for _ in range(2):
+        with pytest.raises(UsageError, match="name another folder"):
+            StagedBackend(MemoryBackend(f"other{tmp_path}"), str(folder), lambda key: True)
+
+
 def test_a_published_version_is_seen_by_others_at_once(place: str, tmp_path: Path) -> None:
     import keras
 

@@ -62,6 +62,33 @@ def test_a_stream_goes_on_with_the_next_pass_and_remembers_how_long_one_was() ->
     assert read(known, 2, 1) == epochs[2][1:]
 
 
+def test_epochs_that_follow_one_another_read_no_batch_twice() -> None:
+    counted = loader_data.streamed(X, Y, 0)
+    opened, rows = [0], counted.dataset.__class__.__iter__
+
+    class Counted(type(counted.dataset)):  # type: ignore[misc]
+        def __iter__(self) -> Iterator[Any]:
+            opened[0] += 1
+            return rows(self)
+
+    counted.dataset.__class__ = Counted
+    found = source(counted, steps=2)
+    found.sample()
+    before = opened[0]
+    for epoch in range(6):  # four passes of three batches
+        assert len(read(found, epoch)) == 2
+    assert opened[0] - before == 4
+
+    drawn: list[int] = []
+    stream = grain.MapDataset.range(1000).repeat().to_iter_dataset().map(lambda row: drawn.append(row) or row).batch(2)
+    found = source(stream.map(lambda rows: (rows, rows)), steps=3)
+    found.sample()
+    drawn.clear()
+    numbers = [batch[0] for epoch in range(20) for batch in read(found, epoch)]
+    assert numbers == [[2 * n, 2 * n + 1] for n in range(60)]
+    assert len(drawn) < 1000  # it reads ahead, and skips nothing
+
+
 def test_global_generators_are_left_as_they_were() -> None:
     import random
 

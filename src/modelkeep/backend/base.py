@@ -84,6 +84,19 @@ class ObjectWriter(Protocol):
     ) -> None: ...
 
 
+class SeenAtOnce:
+    """What backends share whose objects everybody sees when they are created."""
+
+    holds_back = False
+
+    def flush(self) -> None:
+        """Return when others see what was created: they do."""
+
+    def afterwards(self, call: Callable[[], None]) -> None:
+        """Call at once."""
+        call()
+
+
 class Backend(Protocol):
     """A place for immutable objects."""
 

@@ -8,7 +8,7 @@ import stat
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from modelkeep.backend import syscalls
-from modelkeep.backend.base import SHARD_BYTES, Entry, check_key, check_limit, too_short
+from modelkeep.backend.base import SHARD_BYTES, Entry, SeenAtOnce, check_key, check_limit, too_short
 from modelkeep.backend.stream import BLOCK, Buffers, DirectStream
 from modelkeep.errors import AlreadyExists, Damaged, NotFound, RunLocked, StorageError
 
@@ -63,7 +63,7 @@ def _let_go_of_all() -> None:
 os.register_at_fork(after_in_child=_let_go_of_all)
 
 
-class LocalBackend:
+class LocalBackend(SeenAtOnce):
     """Objects as files below a folder.
 
     Raises:
@@ -78,7 +78,6 @@ class LocalBackend:
     """
 
     exclusive_locks = True
-    holds_back = False
     shard_bytes = SHARD_BYTES
     requests = 1
 
@@ -191,12 +190,6 @@ class LocalBackend:
         finally:
             with _LOCKS.guard:
                 _let_go(path, held)
-
-    def flush(self) -> None:
-        """All is seen when it is created."""
-
-    def afterwards(self, call: Callable[[], None]) -> None:
-        call()
 
     def clean(self, prefix: str, older_than: float) -> int:
         root, key = (self._path(prefix), prefix) if prefix else (self._folder, "")

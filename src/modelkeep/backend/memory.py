@@ -2,13 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from modelkeep.backend.base import SHARD_BYTES, Backend, Entry, check_key, check_limit, too_short
+from modelkeep.backend.base import SHARD_BYTES, Backend, Entry, SeenAtOnce, check_key, check_limit, too_short
 from modelkeep.errors import AlreadyExists, NotFound
 
 
@@ -21,7 +21,7 @@ class _Place:
 _PLACES: dict[str, _Place] = {}
 
 
-class MemoryBackend:
+class MemoryBackend(SeenAtOnce):
     """Objects in a dictionary; as durable as the process.
 
     >>> place = MemoryBackend("example")
@@ -31,7 +31,6 @@ class MemoryBackend:
     """
 
     exclusive_locks = True
-    holds_back = False
     shard_bytes = SHARD_BYTES
     requests = 1
 
@@ -98,12 +97,6 @@ class MemoryBackend:
         """No other process can see this place, and within a process locks are re-entrant."""
         check_key(key)
         yield
-
-    def flush(self) -> None:
-        """All is seen when it is created."""
-
-    def afterwards(self, call: Callable[[], None]) -> None:
-        call()
 
     def clean(self, prefix: str, older_than: float) -> int:  # noqa: ARG002  what is unfinished is seen by nobody
         return 0

@@ -11,12 +11,12 @@ import threading
 import time
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import obstore
 from obstore import exceptions, store
 
-from modelkeep.backend.base import Entry, check_key, check_limit, too_short
+from modelkeep.backend.base import Entry, SeenAtOnce, check_key, check_limit, too_short
 from modelkeep.backend.memory import MemoryWriter
 from modelkeep.errors import AlreadyExists, ModelkeepError, NotFound, StorageError, UsageError
 
@@ -54,7 +54,7 @@ _CLOCK_PAUSES = (0.1, 0.5, 2.0, 0.0)
 """Seconds between attempts at the store's clock."""
 
 
-class ObjectBackend:
+class ObjectBackend(SeenAtOnce):
     """Objects below a prefix of a bucket, ``s3://BUCKET/PREFIX``, ``gs://...`` or ``az://...``.
 
     Credentials, region and endpoint come from the variables that the clouds' own tools read, such as
@@ -65,7 +65,6 @@ class ObjectBackend:
     """
 
     exclusive_locks = False
-    holds_back = False
     shard_bytes = _SHARD_BYTES
     requests = _REQUESTS
 
@@ -119,7 +118,7 @@ class ObjectBackend:
             return int(obstore.head(self._store, check_key(key))["size"])
 
     def list(self, prefix: str, *, limit: int | None = None) -> Iterator[Entry]:
-        return islice(self._entries(prefix), limit)
+        return islice(self._entries(prefix, limit), limit)
 
     def folders(self, prefix: str) -> Iterator[str]:
         with self._explained("list", prefix):
@@ -144,12 +143,6 @@ class ObjectBackend:
         """No store tells whether a holder lives: of two writers of a run the one with the older attempt is fenced."""
         check_key(key)
         yield
-
-    def flush(self) -> None:
-        """All is seen when it is created."""
-
-    def afterwards(self, call: Callable[[], None]) -> None:
-        call()
 
     def clean(self, prefix: str, older_than: float) -> int:  # noqa: ARG002  nothing is ever there in part
         return 0
@@ -210,13 +203,19 @@ class ObjectBackend:
                 )
             self._probed = True
 
-    def _entries(self, prefix: str) -> Iterator[Entry]:
-        """In ascending order. The names in one folder come so, page by page; of folders within some stores do not."""
+    def _entries(self, prefix: str, limit: int | None) -> Iterator[Entry]:
+        """In ascending order. The names in one folder come so, page by page; of folders within some stores do not.
+
+        So those are sorted; with ``limit`` no more pages are asked for than have so many.
+        """
         below, before = f"{prefix}/" if prefix else "", ""
         pages = self._pages(prefix)
         for page in pages:
             if any("/" in one.key.removeprefix(below) for one in page):
-                yield from sorted(chain(page, *pages))
+                found = list(page)
+                while (limit is None or len(found) < limit) and (more := next(pages, None)) is not None:
+                    found += more
+                yield from sorted(found)
                 return
             for one in page:
                 if one.key <= before:

@@ -23,7 +23,6 @@ from modelkeep.backend.local import LocalBackend
 from modelkeep.backend.workers import Workers, step_back
 from modelkeep.errors import (
     AlreadyExists,
-    Conflict,
     Damaged,
     Fenced,
     ModelkeepError,
@@ -83,10 +82,11 @@ class StagedBackend:
 
     def __init__(self, remote: Backend, folder: str, may_wait: Callable[[str], bool]) -> None:
         self._remote, self._local, self._may_wait = remote, LocalBackend(folder), may_wait
-        self._context = ExitStack()
-        self._context.enter_context(self._local.lock("lock"))
-        self._check_owner()
-        self._local.clean("", time.time() + 3600)  # what a killed process was writing
+        with ExitStack() as context:
+            context.enter_context(self._local.lock("lock"))
+            self._check_owner()
+            self._local.clean("", time.time() + 3600)  # what a killed process was writing
+            self._context = context.pop_all()
         self._condition = threading.Condition()
         self._waiting: dict[str, _Object] = {one.key: one for one in self._left()}
         """By key, in the order of their creation."""
@@ -103,6 +103,8 @@ class StagedBackend:
         """When something went up, or was there to go."""
         self._away_until = 0.0
         self._failures = 0
+        self._reason = ""
+        """Of the last failure."""
         self._error: ModelkeepError | None = None
         self._thread = threading.Thread(target=self._work, name="modelkeep-upload", daemon=True)
         self._thread.start()
@@ -315,8 +317,8 @@ class StagedBackend:
             self._raise_error()
             if time.monotonic() - max(self._moved, began) > _PATIENCE:
                 raise StorageError(
-                    f"{len(self._waiting)} objects wait in {self._local.folder}, for {self.url} is away; they go up "
-                    "when the folder is opened again as the staging folder of that keep"
+                    f"{len(self._waiting)} objects wait in {self._local.folder}; they go up when it is opened again as "
+                    f"the staging folder of {self.url}: {self._reason}"
                 )
             with self._condition:
                 self._condition.wait(0.2)
@@ -360,12 +362,15 @@ class StagedBackend:
                 batch = self._under_way = self._batch()
             try:
                 self._do(batch)
-            except Conflict as error:
-                self._error = error
-                return
-            except ModelkeepError as error:
+                for one in batch:
+                    if isinstance(one, _Object):
+                        self._local.delete(one.name)
+            except StorageError as error:
                 self._wait_out(error)
                 continue
+            except Fenced as error:
+                self._error = error
+                return
             except Exception as error:  # noqa: BLE001  who creates or waits is told: nothing goes up any more
                 self._error = StorageError(f"uploads to {self.url} have ended: {type(error).__name__}: {error}")
                 return
@@ -377,9 +382,6 @@ class StagedBackend:
                         self._waiting.pop(one.key, None)
                 self._under_way = ()
                 self._condition.notify_all()
-            for one in batch:
-                if isinstance(one, _Object):
-                    self._local.delete(one.name)
 
     def _batch(self) -> "tuple[_Object | Callable[[], None], ...]":
         """The first thing to do, with those behind it that may be done at the same time."""
@@ -419,8 +421,9 @@ class StagedBackend:
                 ) from None
         self._seen[found.key] = Entry(found.key, found.size, found.made)
 
-    def _wait_out(self, error: ModelkeepError) -> None:
+    def _wait_out(self, error: StorageError) -> None:
         """The store is away: go on later."""
+        self._reason = str(error)
         pause = _PAUSES[min(self._failures, len(_PAUSES) - 1)]
         if not self._failures:
             text = (

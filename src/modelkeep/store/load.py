@@ -159,6 +159,7 @@ class _Reader:
         Left out are those of which a byte is not as it was written.
         """
         # All headers before the first array: a record may speak of bytes that no shard has.
+        self._read_headers(paths)
         whole = [path for path in paths if self._is_placed(path)]
         arrays: dict[str, NDArray[Any]] = {}
         for path in whole:
@@ -175,6 +176,15 @@ class _Reader:
                 self._damaged.update((path, job.key) for path, _ in job.targets)
                 self._causes.setdefault(job.key, cause)
         return {path: self._decoded(path, array) for path, array in arrays.items() if path not in self._damaged}
+
+    def _read_headers(self, paths: Sequence[str]) -> None:
+        """Ask for the headers side by side where each is a request or two: a large state has hundreds of shards."""
+        if self._backend.requests == 1:
+            return
+        snapshot = self._snapshot
+        shards = {snapshot.places[piece].shard for path in paths for piece in snapshot.tensors[path].pieces}
+        with ThreadPoolExecutor(self._backend.requests, "modelkeep-read") as pool:
+            list(pool.map(lambda shard: self._header(shard, layout.shard_key(shard)), shards))
 
     def raise_damage(self) -> None:
         """Raise Damaged when any tensor was."""

@@ -388,6 +388,15 @@ def standardized(batch: Batch, class_weight: dict[int, float] | None, what: str)
     return (*batch, data_adapter_utils.class_weight_to_sample_weights(batch[1], class_weight))
 
 
+def same_batches(one: Batch, other: Batch) -> bool:
+    """Whether two structures of arrays are equal, NaN to NaN."""
+    first, second = (tree.flatten(batch) for batch in (one, other))
+    return len(first) == len(second) and all(
+        np.array_equal(np.asarray(a), np.asarray(b), equal_nan=np.asarray(a).dtype.kind in "fc")
+        for a, b in zip(first, second, strict=True)
+    )
+
+
 def for_backend(load: Callable[[], Iterator[Batch]], seen: Sequence[Batch], *, ahead: bool = True) -> Iterator[Batch]:
     """The batches that ``load`` gives, as the backend's train function takes them; ``seen``: some, for their shapes.
 

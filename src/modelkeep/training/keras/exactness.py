@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from keras import tree
 from keras.callbacks import BackupAndRestore, Callback
 from keras.src.trainers.data_adapters import is_tf_dataset
 from keras.utils import PyDataset
 
 from modelkeep.training.keras.callbacks import undeclared_changes
 from modelkeep.training.keras.checkpoint import Checkpoint as OwnCallback
+from modelkeep.training.keras.data import same_batches
 from modelkeep.training.keras.feed import Feed
 
 _STATEFUL_RANDOM = frozenset(
@@ -140,12 +140,8 @@ def _in_py_dataset(dataset: PyDataset) -> Iterator[str]:
     """Read one batch twice: a batch that depends on more than its number is not the same in a new process."""
     name = type(dataset).__name__
     before = _global_draws()
-    first, second = tree.flatten(dataset[0]), tree.flatten(dataset[0])
+    same = same_batches(dataset[0], dataset[0])
     drew = _global_draws() != before
-    same = len(first) == len(second) and all(
-        np.array_equal(np.asarray(one), np.asarray(other), equal_nan=_is_float(one))
-        for one, other in zip(first, second, strict=False)
-    )
     if drew or not same:
         yield (
             f"{name}[0] differs when it is read twice" if not same else f"{name}[0] draws from a global generator"
@@ -153,10 +149,6 @@ def _in_py_dataset(dataset: PyDataset) -> Iterator[str]:
             ": its batches must depend on their number alone, since workers run ahead of training; draw from "
             "numpy.random.default_rng((seed, epoch, index))"
         )
-
-
-def _is_float(value: Any) -> bool:
-    return np.asarray(value).dtype.kind in "fc"
 
 
 def _global_draws() -> tuple[Any, ...]:

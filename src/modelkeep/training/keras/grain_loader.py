@@ -2,13 +2,13 @@
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import grain
-from keras.src import tree
 
 from modelkeep.errors import UsageError
-from modelkeep.training.keras.data import Batch, for_backend, sample_of, standardized
+from modelkeep.training.keras.data import Batch, for_backend, same_batches, sample_of, standardized
 
 _ENDLESS = 10**15
 """More batches than any training has: the length that Grain gives to what repeats."""
@@ -33,7 +33,7 @@ class GrainSource:
         self.steps: int | None = steps or length
         self._samples: list[Batch] | None = None
         self._recent: deque[tuple[int, Any]] = deque(maxlen=_STATES)
-        """The numbers of batches, and the state of the iterator before each."""
+        """Numbers of batches that were read, and the state of the iterator behind each."""
         self._start = 0
         self._saved: tuple[int, Any] | None = None
 
@@ -66,8 +66,7 @@ class GrainSource:
 
     def problems(self) -> Iterator[str]:
         """What would make a batch another one in a new process."""
-        first, second = (tree.flatten(list(self._read(0, min(2, self.steps or 2)))) for _ in range(2))
-        if len(first) != len(second) or any(a.tobytes() != b.tobytes() for a, b in zip(first, second, strict=True)):
+        if not same_batches(*(list(self._read(0, min(2, self.steps or 2))) for _ in range(2))):
             yield (
                 f"the first batches of {type(self._dataset).__name__} differ when they are read twice: give it a seed, "
                 ".seed(0) before .shuffle() and random transformations, or seed= of the sampler"
@@ -82,32 +81,22 @@ class GrainSource:
 
     def _batches(self, start: int, stop: int | None) -> Iterator[Batch]:
         saved, self._saved = self._saved, None  # only now: it is put back when the epoch is open
-        self._recent.clear()
-        fits = saved if saved is not None and saved[0] == start else None
-        yield from self._read(start, stop, fits, note=True)
+        known = dict([*self._recent, *([saved] if saved is not None else [])])
+        yield from self._read(start, stop, known.get(start), note=True)
 
-    def _read(
-        self, start: int, stop: int | None, saved: tuple[int, Any] | None = None, *, note: bool = False
-    ) -> Iterator[Batch]:
+    def _read(self, start: int, stop: int | None, state: Any = None, *, note: bool = False) -> Iterator[Batch]:
+        """Batches from ``start`` on, by the iterator's ``state`` there or past those before; noted are later states."""
         if self._by_index:
             for number in range(start, len(self._dataset) if stop is None else stop):
                 yield standardized(self._dataset[number], self._class_weight, "this dataset")
             return
         batches: Any = iter(self._dataset)
-        if saved is not None:
-            batches.set_state(saved[1])
+        if state is not None:
+            batches.set_state(state)
         else:
-            for _ in range(start):
-                next(batches)
-        number = start
-        while stop is None or number < stop:
-            state = batches.get_state() if note else None
-            batch = next(batches, None)
-            if batch is None:
-                break
+            for _ in islice(batches, start):
+                pass
+        for number, batch in enumerate(islice(batches, None if stop is None else stop - start), start + 1):
             if note:
-                self._recent.append((number, state))
-            number += 1
+                self._recent.append((number, batches.get_state()))
             yield standardized(batch, self._class_weight, "this dataset")
-        if note:
-            self._recent.append((number, batches.get_state()))

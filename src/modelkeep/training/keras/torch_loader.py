@@ -7,6 +7,7 @@ and it is the same with any number of workers.
 """
 
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -18,7 +19,7 @@ from keras.src import tree
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from modelkeep.errors import UsageError
-from modelkeep.training.keras.data import Batch, Order, Stateless, for_backend, sample_of, standardized
+from modelkeep.training.keras.data import Batch, Order, Stateless, for_backend, same_batches, sample_of, standardized
 
 
 class LoaderSource(Stateless):
@@ -37,6 +38,10 @@ class LoaderSource(Stateless):
         except TypeError:
             self._length = None
         self.steps: int | None = steps or self._length
+        self._iterable = isinstance(loader.dataset, IterableDataset)
+        self._stream: Iterator[Batch] = iter(())
+        self._streamed = -1
+        """Batches of the stream that were read: the next epoch goes on with it."""
         self._lengths: dict[int, int] = {}
         """Of passes whose end was seen."""
         self._samples: list[Batch] | None = None
@@ -65,17 +70,18 @@ class LoaderSource(Stateless):
         if self.steps is None:
             return for_backend(lambda: self._pass(epoch, batch, None), self._seen(), ahead=False)
         start, count = epoch * self.steps + batch, self.steps - batch
-        return for_backend(lambda: self._batches(start, count), self._seen(), ahead=False)
+        read = self._streamed_on if self._iterable else self._batches
+        return for_backend(lambda: read(start, count), self._seen(), ahead=False)
 
     def problems(self) -> Iterator[str]:
         """What would make a batch another one in a new process."""
-        if any(not _same(*pair) for pair in zip(*(list(self._pass(0, 0, 2)) for _ in range(2)), strict=False)):
+        if not same_batches(list(self._pass(0, 0, 2)), list(self._pass(0, 0, 2))):
             yield (
                 f"the first batches of a DataLoader of {type(self._loader.dataset).__name__} differ when they are read "
                 "twice from the same seeds; draw from torch's, numpy's or Python's global generators, which are seeded "
                 "for each batch, or from what the index alone decides"
             )
-        if isinstance(self._loader.dataset, IterableDataset):
+        if self._iterable:
             return
         if self._indices(0, 0, _LOOKED_AT) != self._indices(0, 0, _LOOKED_AT):
             sampler = type(self._loader.batch_sampler or self._loader.sampler).__name__
@@ -91,6 +97,14 @@ class LoaderSource(Stateless):
             raise UsageError("the DataLoader gives no batch")
         return self._samples
 
+    def _streamed_on(self, start: int, count: int) -> Iterator[Batch]:
+        """The same of an iterable, which is opened once for all epochs that follow one another."""
+        if self._streamed != start:
+            self._stream, self._streamed = self._batches(start, sys.maxsize), start
+        for batch in islice(self._stream, count):
+            self._streamed += 1
+            yield batch
+
     def _batches(self, start: int, count: int) -> Iterator[Batch]:
         """``count`` batches from number ``start`` on, pass after pass; how long one is may show only at its end."""
         number, index = (0, start) if self._length is None else divmod(start, self._length)
@@ -102,12 +116,11 @@ class LoaderSource(Stateless):
                 yield batch
                 index, count = index + 1, count - 1
             if count > 0 and not self._lengths.get(number):
-                raise UsageError(f"pass {number} of the DataLoader gives no batch, and {count} more are wanted")
+                raise UsageError(f"pass {number} of the DataLoader gives no batch, and more are wanted")
 
     def _pass(self, number: int, index: int, count: int | None) -> Iterator[Batch]:
         """Batches ``index`` and on of pass ``number``, ``count`` of them or all."""
-        iterable = isinstance(self._loader.dataset, IterableDataset)
-        for batch in self._iterated(number, index, count) if iterable else self._mapped(number, index, count):
+        for batch in self._iterated(number, index, count) if self._iterable else self._mapped(number, index, count):
             yield _numpy(standardized(batch, self._class_weight, "this DataLoader"))
 
     def _mapped(self, number: int, index: int, count: int | None) -> Iterator[Any]:
@@ -210,7 +223,7 @@ class _Generators:
         """Seed the global generators."""
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # that of the processor alone: a device's is the training's
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -257,12 +270,4 @@ def _numpy(batch: Batch) -> Batch:
     """Tensors as numpy; those on the torch backend are converted back without a copy."""
     return tree.map_structure(
         lambda leaf: leaf.numpy() if isinstance(leaf, torch.Tensor) else leaf, batch, none_is_leaf=False
-    )
-
-
-def _same(one: Batch, other: Batch) -> bool:
-    first, second = tree.flatten(one), tree.flatten(other)
-    return len(first) == len(second) and all(
-        np.array_equal(np.asarray(a), np.asarray(b), equal_nan=np.asarray(a).dtype.kind in "fc")
-        for a, b in zip(first, second, strict=True)
     )
