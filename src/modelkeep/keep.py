@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from modelkeep.model.transfer.resizing import Resize
     from modelkeep.model.transfer.sources import Rename
     from modelkeep.runtime.predictor import Predictor
+    from modelkeep.training.adoption import Adopted
     from modelkeep.training.run import Run
     from modelkeep.training.summary import RunSummary
 
@@ -398,6 +399,56 @@ class Keep:
         from modelkeep.training.start import Request as RunRequest
 
         return Run(self._store, RunRequest(name, params, seed, new, fork, exact, capture))
+
+    def adopt(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        run: str,
+        step: int | None = None,
+        epoch: int | None = None,
+    ) -> "Adopted":
+        """Take over a training that another tool has checkpointed: the next start of ``run`` goes on from it.
+
+        Understood are what Keras' ``ModelCheckpoint`` (``.keras``, ``.weights.h5``) and ``BackupAndRestore`` write,
+        ``tf.train.CheckpointManager``, Orbax, and a dict such as ``{"model": …, "optimizer": …, "epoch": …}`` of
+        ``torch.save``; of a folder with several checkpoints the newest. Nothing in a file is run. Which array belongs
+        where is decided when the program starts: `modelkeep.keras.fit` puts them into its model and optimizer,
+        ``run.checkpoints`` into the state that ``restore`` is given, by the names of both, and refuses what does not
+        fit. From then on the run has checkpoints of its own, and resumes from them bit for bit. That it is not bit for
+        bit what the older training would have become is recorded, with what the file lacks.
+
+        Args:
+            path: the file or folder.
+            run: the name of the run; a new one, or one that was only adopted before.
+            step: steps done, where the file does not tell: optimizers count them, and names such as ``step``.
+            epoch: epochs done, where the file does not tell. `modelkeep.keras.fit` finds them by the length of the
+                data.
+
+        Returns: what was found, and what was not. The checkpoint is durable.
+
+        Raises:
+            UsageError: nobody tells the steps.
+            Conflict: the run has been trained already.
+            UnknownFormat: it is no checkpoint of these.
+            NotFound, Damaged, Unsafe, LimitExceeded: the file is not there, not whole, would run code, or is too large.
+
+        >>> import modelkeep, tempfile, torch
+        >>> old = torch.nn.Linear(3, 1)
+        >>> path = tempfile.mkdtemp() + "/old.pt"
+        >>> torch.save({"model": old.state_dict(), "step": 1200}, path)
+        >>> keep = modelkeep.open("memory://docs-adopt")
+        >>> keep.adopt(path, run="line").checkpoint.step
+        1200
+        >>> model = torch.nn.Linear(3, 1)
+        >>> with keep.run("line") as run, run.checkpoints() as ckpt:
+        ...     _, start = ckpt.restore({"model": model})
+        >>> start, bool((model.weight == old.weight).all())
+        (1200, True)
+        """
+        from modelkeep.training.adoption import adopt, read_training
+
+        return adopt(self._store, read_training(path, step=step, epoch=epoch), run)
 
     def publish(
         self,

@@ -56,6 +56,30 @@ def test_what_cannot_be_published_says_why(keep: Keep) -> None:
     assert "no model can be made of it" in call(keep, "publish", "digits", state.id, code=2).output
 
 
+def test_a_training_of_another_tool_is_adopted_shown_and_goes_on(keep: Keep, tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    x, y = np.ones((8, 8)), np.ones((8, 2))
+    model.fit(x, y, batch_size=4, verbose=0, epochs=3)
+    path = str(tmp_path / "old.keras")
+    model.save(path)
+    text = call(keep, "adopt", path, "--run", "old").output
+    assert text.startswith(f"run:old@6 is {path} (keras): step 6, its epoch follows from the length of the data\n")
+    assert "  - the random generators\n" in text
+    document = json.loads(call(keep, "adopt", path, "--run", "told", "--epoch", "2", "--json").stdout)
+    assert (document["step"], document["epoch"], document["kind"]) == (6, 2, "keras")
+    assert call(keep, "adopt", path, "--run", "told", "--step", "5", "-q").output == "run:told@5\n"
+    assert "old.keras (keras)" in call(keep, "show", "old").output
+    assert "there is no such file" in call(keep, "adopt", "no.keras", "--run", "none", code=3).output
+    assert "--run" in call(keep, "adopt", path, code=2).output
+    with keep.run("old", params={"lr": 1}, seed=5) as run:
+        assert mk.keras.fit(model, x, y, batch_size=4, verbose=0, epochs=4, run=run).epoch == [3]
+    shown = call(keep, "show", "old").output
+    assert "seed               5" in shown
+    assert "params.lr" in shown
+    assert "trained already" in call(keep, "adopt", path, "--run", "old", code=6).output
+
+
 def test_models_are_listed_beside_runs(keep: Keep) -> None:
     plain = call(keep, "ls").output
     assert "model:digits@1" in plain

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from modelkeep.cli import (
+    adopt,
     alias,
     cat,
     demo,
@@ -38,8 +39,8 @@ app = typer.Typer(
 )
 
 for module, name in (
-    (ls, "ls"), (show, "show"), (cat, "cat"), (history, "history"), (publish, "publish"), (imports, "import"),
-    (export, "export"), (predict, "predict"), (alias, "alias"), (rm, "rm"),
+    (ls, "ls"), (show, "show"), (cat, "cat"), (history, "history"), (adopt, "adopt"), (publish, "publish"),
+    (imports, "import"), (export, "export"), (predict, "predict"), (alias, "alias"), (rm, "rm"),
     (scan, "scan"), (verify, "verify"), (gc, "gc"), (doctor, "doctor"), (demo, "demo"),
 ):  # fmt: skip
     app.command(name, help=module.HELP, epilog=module.EPILOG)(with_exit_codes(module.command))

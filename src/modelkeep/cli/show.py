@@ -83,7 +83,10 @@ def _run_document(record: "RunRecord", summary: "RunSummary", attempts: "list[At
 
 def _first_and_last(attempts: "list[Attempt]") -> "tuple[Mapping[str, Json], Mapping[str, Json]]":
     """What was recorded at the start of the first and of the last attempt; nothing where no record can be read."""
-    return (attempts[0].info, attempts[-1].info) if attempts else ({}, {})
+    from modelkeep.training.adoption import is_adoption
+
+    trained = [one for one in attempts if not is_adoption(one)]  # such a one has neither seed nor parameters
+    return (trained[0].info, trained[-1].info) if trained else ({}, {})
 
 
 def _print_run(summary: "RunSummary", attempts: "list[Attempt]") -> None:
@@ -135,6 +138,9 @@ def _environment(environment: Any) -> list[tuple[str, str]]:
 
 
 def _resumed(info: Any) -> str:
+    adopted = info.get("adopted")
+    if isinstance(adopted, dict):
+        return f"{adopted.get('source')} ({adopted.get('kind')})"
     resumed = info.get("resumed_from")
     return f"step {resumed.get('step')}, epoch {resumed.get('epoch')}" if isinstance(resumed, dict) else "the beginning"
 

@@ -103,7 +103,7 @@ class _Reader:
 
 def _plan_leaf(obj: Any, tree: object, path: Path, todo: Plan) -> None:
     if isinstance(obj, tf.Variable):
-        array = todo.array(_spec(obj, tree), tree, path)
+        array = todo.array(spec(obj, tree), tree, path)
         if array is not None:
             todo.write(obj, array, path, lambda: obj.assign(from_numpy(array)))
     elif isinstance(obj, tf.random.Generator):
@@ -119,7 +119,8 @@ def _plan_leaf(obj: Any, tree: object, path: Path, todo: Plan) -> None:
         raise trees.unsupported(obj, path, way_out)
 
 
-def _spec(variable: tf.Variable, found: object) -> Spec:
+def spec(variable: tf.Variable, found: object) -> Spec:
+    """What a variable takes; one with open dimensions takes the shape of what was found."""
     text = variable.dtype == tf.string
     dtype = np.dtype(object) if text else np.dtype(variable.dtype.as_numpy_dtype)
     shape = tuple(int(size) for size in variable.read_value().shape)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from modelkeep.errors import UnsupportedState
 from modelkeep.frameworks import torch_modules, torch_optimizers, torch_tensors, trees
@@ -59,7 +58,7 @@ def load_into(obj: object, tree: Any) -> None:
 
 
 def _read_leaf(obj: object, path: Path) -> object:
-    obj = _unwrapped(obj)
+    obj = torch_modules.unwrapped(obj)
     try:
         if isinstance(obj, torch.Tensor):
             return to_numpy(obj)
@@ -79,7 +78,7 @@ def _read_leaf(obj: object, path: Path) -> object:
 
 
 def _plan_leaf(obj: object, tree: object, path: Path, todo: Plan) -> None:
-    obj = _unwrapped(obj)
+    obj = torch_modules.unwrapped(obj)
     if isinstance(obj, torch.Tensor):
         _plan_tensor(obj, tree, path, todo)
     elif isinstance(obj, torch.Generator):
@@ -111,11 +110,3 @@ def _plan_generator(generator: torch.Generator, tree: object, path: Path, todo: 
     array = todo.array(Spec(now.dtype, now.shape), tree.get("state"), (*path, "state"))
     if array is not None:
         todo.do(lambda: generator.set_state(from_numpy(array)))
-
-
-def _unwrapped(obj: object) -> object:
-    if isinstance(obj, DataParallel | DistributedDataParallel):
-        return _unwrapped(obj.module)
-    if type(obj).__name__ == "OptimizedModule":  # torch.compile; to import its class takes half a second
-        return _unwrapped(vars(obj)["_modules"]["_orig_mod"])
-    return obj

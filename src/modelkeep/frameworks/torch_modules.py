@@ -1,10 +1,11 @@
 """The state of a torch module: its ``state_dict``, nested by submodule."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from modelkeep.errors import UnsupportedState
 from modelkeep.frameworks import trees
@@ -58,6 +59,30 @@ def plan_module(module: torch.nn.Module, tree: object, path: Path, todo: Plan) -
         if not any(below[: len(prefix)] == prefix for prefix in _prefixes(below, known)):
             todo.refuse((*path, *below), f"not wanted, found {trees.kind_of(found)}")
     todo.do(lambda: _load(module, loaded))
+
+
+def names_of(obj: object) -> list[str] | None:
+    """The names in the ``state_dict`` of a module, looked for through what wraps it; None for another object."""
+    obj = unwrapped(obj)
+    return list(obj.state_dict(keep_vars=True)) if isinstance(obj, torch.nn.Module) else None
+
+
+def unwrapped(obj: object) -> object:
+    """The module inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile``; else ``obj`` itself."""
+    if isinstance(obj, DataParallel | DistributedDataParallel):
+        return unwrapped(obj.module)
+    if type(obj).__name__ == "OptimizedModule":  # torch.compile; to import its class takes half a second
+        return unwrapped(vars(obj)["_modules"]["_orig_mod"])
+    return obj
+
+
+def nested(values: Mapping[str, Any]) -> dict[str | int, Any]:
+    """A flat ``state_dict`` as `module_state` nests it.
+
+    >>> nested({"layers.0.weight": 1, "head.bias": 2})
+    {'layers': {0: {'weight': 1}}, 'head': {'bias': 2}}
+    """
+    return nest({below: values[key] for key, below in _paths(values).items()})
 
 
 def _nothing() -> None:

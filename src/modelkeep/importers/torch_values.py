@@ -1,7 +1,8 @@
-"""What a torch pickle holds as flat names: tensors of nested dicts and lists, and the plain values beside them."""
+"""What a torch pickle holds: tensors of nested dicts and lists as flat names, the values beside them, and the whole."""
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,7 +38,7 @@ class Flattener:
             raise UnknownFormat(f"{self._where}: there is no tensor in it")
         top = [key for key in value if key in _OPTIMIZERS] if isinstance(value, dict) else []
         tied: list[Json] = [list(names) for names in self._places.values() if len(names) > 1]
-        return self._catalogue.weights(
+        found = self._catalogue.weights(
             form,
             {
                 "optimizer": f"{top[0]}/" if top else "",
@@ -45,6 +46,18 @@ class Flattener:
                 "tied": tied,
             },
         )
+        return replace(found, tree=lambda: self._tree(value))
+
+    def _tree(self, value: Any) -> Any:
+        """The containers of a value that `_walk` has counted, with arrays and Python's own values."""
+        if isinstance(value, Stored):
+            return self._read(value)
+        if isinstance(value, dict):
+            return {key if type(key) is int else _text(key): self._tree(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            items = [self._tree(item) for item in value]
+            return items if isinstance(value, list) else tuple(items)
+        return getattr(value, "name", value)
 
     def _walk(self, value: Any, name: str, depth: int) -> Any:
         """The JSON of what is no tensor, or `_NOTHING`."""

@@ -45,13 +45,15 @@ class Weights:
     ``metadata`` holds what the format says beside tensors: texts as they stand there (``"config.json"``,
     ``"model_config"``), never acted upon. Its entry ``"optimizer"`` is the prefix of the names that belong to an
     optimizer, ``""`` where the file has none or does not tell. ``assets`` are the files that a model has beside its
-    tensors (vocabularies), by their path in the model.
+    tensors (vocabularies), by their path in the model. ``tree`` reads all of it as the containers that it lies in, with
+    its plain values, where the format has such (torch); else it is None.
     """
 
     format: str
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Json]
     assets: Mapping[str, Source] = field(default_factory=dict)
+    tree: Callable[[], Any] | None = field(default=None, repr=False)
 
     @property
     def nbytes(self) -> int:

@@ -1,12 +1,15 @@
 """``run.checkpoints``: exact resume for a loop of one's own, in PyTorch, JAX or TensorFlow."""
 
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from modelkeep.errors import ModelkeepError, StateMismatch, UsageError
+from modelkeep.store import Checkpoint
+from modelkeep.training.adoption import adopted_of, place_in_loop
 from modelkeep.training.doors import door_of, homes
 from modelkeep.training.interrupt import Signals, catch, leave
 from modelkeep.training.plain import numbers
@@ -68,6 +71,9 @@ class Checkpoints:
             self._last = (state, {})
             return state, 0
         checkpoint, tree = resumed
+        adopted = adopted_of(tree)
+        if adopted is not None:
+            return self._begin_with(adopted, state, checkpoint), checkpoint.step
         if not isinstance(tree, dict) or tree.keys() != {"state", "loop"}:
             raise StateMismatch(
                 f"run {self._run.name} has checkpoints of another kind of training, such as mk.keras.fit; go on with "
@@ -79,6 +85,18 @@ class Checkpoints:
         self._epoch, self._time = checkpoint.epoch, time.monotonic()
         self._last = (restored, {})
         return restored, checkpoint.step
+
+    def _begin_with(self, adopted: Mapping[str, Any], state: Any, checkpoint: Checkpoint) -> Any:
+        """Go on from another tool's checkpoint; from here on there are checkpoints of this loop."""
+        placed = place_in_loop(state, adopted)
+        if placed.anew:
+            text = f"{', '.join(placed.anew)} of the state is not in what was adopted, and begins anew"
+            self._run.mark_not_exact([text])
+            warnings.warn(f"run {self._run.name}: {text}", RuntimeWarning, stacklevel=3)
+        self._at, self._epoch = checkpoint.step, checkpoint.epoch
+        self._save("start", placed.state, {}, wait=True)
+        self._last = (placed.state, {})
+        return placed.state
 
     def step(self, step: int, state: Any, metrics: Mapping[str, Any] | None = None, *, epoch: int = 0) -> None:
         """Say that a step is done: log its metrics, save where that is due, and leave where a signal has asked for it.

@@ -12,6 +12,7 @@ from modelkeep.errors import Damaged, NotExact, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.store import Attempt, Checkpoint, RunRecord, Store, clear_leftovers, newest_good
 from modelkeep.training import environment
+from modelkeep.training.adoption.adopting import is_adoption
 from modelkeep.training.fingerprint import FIXED, compare_fingerprints, fingerprint
 from modelkeep.training.parameters import canonical_params, check_params
 from modelkeep.training.plain import decode, encode
@@ -173,6 +174,7 @@ def _begin(store: Store, record: RunRecord, request: Request, lock: ExitStack) -
 def _identity(store: Store, record: RunRecord, request: Request, attempts: Sequence[Attempt]) -> Identity:
     """Seed and parameters: as recorded, as given, or of the checkpoint that is forked; then drawn."""
     given = request.params
+    attempts = [one for one in attempts if not is_adoption(one)]  # nobody told these parameters, and nothing was drawn
     if attempts:
         first, last = attempts[0].info, attempts[-1].info
         seed, params = first["seed"], decode(first["params"])

@@ -12,6 +12,7 @@ from keras.callbacks import Callback, CallbackList, History
 from modelkeep.errors import UsageError
 from modelkeep.frameworks import keras as keras_door
 from modelkeep.model.keras_model import described
+from modelkeep.training.adoption import adopted_of, begun_epoch, place_in_keras
 from modelkeep.training.interrupt import leave_on_sigterm
 from modelkeep.training.keras.callbacks import prepare_callbacks, restore_callbacks
 from modelkeep.training.keras.progress import Position, State, capture, variables_to_continue
@@ -71,7 +72,15 @@ class Checkpoint(Callback):
         if self._run.resumed is None:
             self._save("start", None)
             return
-        tree = self._run.resumed[1]
+        checkpoint, tree = self._run.resumed
+        adopted = adopted_of(tree)
+        if adopted is not None:
+            place_in_keras(self.model, adopted)
+            epoch = begun_epoch(adopted, checkpoint.step, self.params["steps"])
+            self._position = Position(epoch=epoch, step=checkpoint.step)
+            self.model._initial_epoch = epoch
+            self._save("start", None)
+            return
         self._position = replace(Position.of(tree), batch=0)
         self._last_saved = (self._position.step, time.monotonic())
         self._before_the_end = variables_to_continue(tree)
@@ -128,7 +137,7 @@ class Checkpoint(Callback):
             caller.callbacks = [*self._siblings, self]
         else:
             self._siblings = [self.model.history]
-        if self._run.resumed is not None:
+        if self._run.resumed is not None and adopted_of(self._run.resumed[1]) is None:
             prepare_callbacks(self._siblings, self._run.resumed[1]["training"]["callbacks"])
 
     def _save(self, reason: str, logs: Mapping[str, float] | None, extra: State | None = None) -> None:

@@ -14,6 +14,7 @@ from keras.src.utils.io_utils import print_msg
 
 from modelkeep.errors import ModelkeepError, NotExact, UsageError
 from modelkeep.frameworks import keras as keras_door
+from modelkeep.training.adoption import adopted_of, begun_epoch, place_in_keras
 from modelkeep.training.interrupt import catch
 from modelkeep.training.keras.callbacks import missing_callbacks, restore_callbacks
 from modelkeep.training.keras.data import Order, source_of
@@ -272,6 +273,13 @@ def _start(loop: Loop, run: Run, call: "_Call", *, exact: bool) -> None:
         loop.save("start", wait=True)
         return
     checkpoint, tree = run.resumed
+    adopted = adopted_of(tree)
+    if adopted is not None:
+        place_in_keras(loop.model, adopted)
+        loop.start_at(begun_epoch(adopted, checkpoint.step, loop.params["steps"]), step=checkpoint.step)
+        loop.save("start", wait=True)
+        call.tell(f"run {run.name} goes on from an adopted checkpoint at epoch {loop.position.epoch + 1}")
+        return
     found = _changed(tree, loop.setup)
     at_an_end = checkpoint.reason in ("final", "fork")
     if at_an_end:
@@ -348,6 +356,8 @@ def _is_done(run: Run, epochs: int, setup: dict[str, Any]) -> bool:
     if run.resumed is None:
         return False
     checkpoint, tree = run.resumed
+    if adopted_of(tree) is not None:
+        return False
     at = Position.of(tree)
     if checkpoint.reason == "final":
         stopped = tree["training"]["stop"] and not _is_compiled_anew(_changed(tree, setup))

@@ -106,9 +106,9 @@ class Loop(CallbackList):
         self.before_the_end = variables_to_continue(tree)
         keras_door.load_into(self.model, self.before_the_end)
 
-    def start_at(self, epoch: int) -> None:
-        """Begin a fresh training at ``epoch``, as ``initial_epoch`` asks."""
-        self.position = Position(epoch=epoch)
+    def start_at(self, epoch: int, *, step: int = 0) -> None:
+        """Begin a fresh training at ``epoch``, as ``initial_epoch`` asks, or one that another tool has begun."""
+        self.position = Position(epoch=epoch, step=step)
         self.before_the_end = keras_door.state_of(self.model)  # also where no epoch is left to train
 
     @property
