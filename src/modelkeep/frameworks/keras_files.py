@@ -28,6 +28,7 @@ def load_named(parts: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
     Raises:
         StateMismatch: a layer wants other arrays than there are, or arrays are left over; nothing was changed.
 
+    >>> import numpy as np
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     >>> load_named({"": model}, {"layers/dense/vars/0": np.ones((3, 2), "f4"), "layers/dense/vars/1": np.ones(2, "f4")})
     >>> model.layers[0].bias.numpy().tolist()
