@@ -69,9 +69,13 @@ _HOMES = {
     "retain": "modelkeep.training.policy",
     "transfer": "modelkeep.keep",
 }
-_MODULES = {"errors": "modelkeep.errors", "keras": "modelkeep.training.keras"}
+_MODULES = {
+    "errors": "modelkeep.errors",
+    "keras": "modelkeep.training.keras",
+    "lightning": "modelkeep.training.lightning",
+}
 
-# Without "keras": `from modelkeep import *` must work where Keras is not installed.
+# Without frameworks: `from modelkeep import *` must work where none is installed.
 __all__ = [
     "Best",
     "Budget",

@@ -1,0 +1,9 @@
+"""Exact resume for PyTorch Lightning: the ``Checkpoint`` callback.
+
+``state`` says what one moment of a training holds, ``batches`` gives Lightning the data from any position, and
+``checkpoint`` is what a user passes to ``Trainer``.
+"""
+
+from modelkeep.training.lightning.checkpoint import Checkpoint
+
+__all__ = ["Checkpoint"]
