@@ -125,7 +125,7 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     run = keep.run("net", seed=5)
     module, history = Net(case), History()
-    stopper = pl.callbacks.EarlyStopping("loss_epoch", patience=case.get("patience", 50), min_delta=0.05)
+    stopper = pl.callbacks.EarlyStopping("loss_epoch", patience=case.get("patience", 50), check_on_train_epoch_end=True)
     checkpoint = mk.lightning.Checkpoint(run, checkpoint=mk.every(steps=case.get("every", 2)))
     trainer = pl.Trainer(
         max_epochs=EPOCHS, callbacks=[checkpoint, history, stopper], logger=False, enable_progress_bar=False,
@@ -135,7 +135,10 @@ def main() -> None:
     validation = DataLoader(Rows(), batch_size=32, shuffle=True, num_workers=case.get("val_workers", 0))
     trainer.fit(module, loader(case), validation)
     digest = hashlib.sha256(repr(history.rows).encode())
-    tensors = [*module.state_dict().values(), *(v for s in trainer.optimizers[0].state.values() for _, v in sorted(s.items()))]
+    tensors = [
+        *module.state_dict().values(),
+        *(v for s in trainer.optimizers[0].state.values() for _, v in sorted(s.items())),
+    ]
     for one in tensors:
         digest.update(one.numpy().tobytes())
     schedule = trainer.lr_scheduler_configs[0].scheduler.state_dict()

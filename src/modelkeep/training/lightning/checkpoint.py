@@ -124,6 +124,7 @@ class Checkpoint(Callback):
         """All that follows from the batch before is done, but a validation could not be told from one to come."""
         if self._saved is not None:
             self._finish_restoring()
+            trainer.fit_loop._restarting = False  # it would leave out what schedulers do at the end of this epoch
             return
         validated, self._validated = self._validated, False
         if not batch or validated or batch % trainer.accumulate_grad_batches:
