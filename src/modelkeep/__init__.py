@@ -73,6 +73,7 @@ _MODULES = {
     "errors": "modelkeep.errors",
     "keras": "modelkeep.training.keras",
     "lightning": "modelkeep.training.lightning",
+    "transformers": "modelkeep.training.transformers",
 }
 
 # Without frameworks: `from modelkeep import *` must work where none is installed.

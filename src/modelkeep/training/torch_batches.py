@@ -7,7 +7,7 @@ and it is the same with any number of workers.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -109,6 +109,28 @@ class Passes:
 
     def _seed(self, number: int) -> int:
         return _seed_of(self._run_seed, number)
+
+
+Place = Callable[[], tuple[int, int]]
+"""The epoch and the batch of it that is next."""
+
+
+class Batches:
+    """A ``DataLoader`` whose passes begin where ``place`` says; for all else it is the loader."""
+
+    def __init__(self, loader: "DataLoader[Any]", seed: int, place: Place) -> None:
+        self._loader, self._place = loader, place
+        self.passes = Passes(loader, seed)
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, batch = self._place()
+        yield from self.passes.batches(epoch, batch, None)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
 
 class _Seeded(Dataset[Any]):

@@ -1,7 +1,6 @@
 """Exact resume for PyTorch Lightning: the ``Checkpoint`` callback.
 
-``state`` says what one moment of a training holds, ``batches`` gives Lightning the data from any position, and
-``checkpoint`` is what a user passes to ``Trainer``.
+``state`` says what one moment of a training holds, and ``checkpoint`` is what a user passes to ``Trainer``.
 """
 
 from modelkeep.training.lightning.checkpoint import Checkpoint

@@ -11,11 +11,12 @@ from torch.utils.data import DataLoader
 
 from modelkeep.errors import NotExact, StateMismatch, UsageError
 from modelkeep.training.interrupt import Signals, catch, leave
-from modelkeep.training.lightning.batches import Batches, Source
+from modelkeep.training.lightning.source import Source
 from modelkeep.training.lightning.state import Continued, State, capture, opened, put_extra
 from modelkeep.training.policy import Every, Retain, check_policies, every
 from modelkeep.training.randomness import restore_generators
 from modelkeep.training.run import Run
+from modelkeep.training.torch_batches import Batches
 
 
 class Checkpoint(Callback):
