@@ -129,9 +129,9 @@ def _module(name: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "modelkeep":
             raise
+        extra = "keras,tensorflow" if name == "keras" else name
         raise AttributeError(
-            f"modelkeep.{name} needs {error.name}, which is not installed; "
-            f"`pip install 'modelkeep[keras,tensorflow]'` brings it"
+            f"modelkeep.{name} needs {error.name}, which is not installed; `pip install 'modelkeep[{extra}]'` brings it"
         ) from error
 
 
