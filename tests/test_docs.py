@@ -44,7 +44,9 @@ def test_every_option_is_documented(command, option):
     assert option in row or option in general or option == "--quiet", f"modelkeep {command} {option}"
 
 
-@pytest.mark.parametrize("name", [*modelkeep.__all__, "keras.fit", "keras.Checkpoint"])
+@pytest.mark.parametrize(
+    "name", [*modelkeep.__all__, "keras.fit", "keras.Checkpoint", "lightning.Checkpoint", "transformers.train"]
+)
 def test_every_public_name_is_documented(name):
     assert re.search(rf"`mk\.{re.escape(name)}\b", text_of("docs/api.md"))
 

@@ -50,7 +50,7 @@ class Program:
         return process.returncode != 0
 
     def kill_and_compare(self, folder: Path, kills: int, *, last: int) -> None:
-        """SIGKILL it so many times; it ends with the bits of one left alone, which makes at least ``last`` checkpoints."""
+        """SIGKILL it so many times; its bits are those of one left alone, which makes ``last`` checkpoints or more."""
         whole = self.to_its_end(folder / "whole")
         done = number = 0
         while done < kills:
