@@ -354,9 +354,14 @@ class Keep:
 
     def runs(self) -> "list[RunSummary]":
         """Return a summary of each run, by name; what is damaged is said in it."""
+        from modelkeep.store.documents import read_ahead
         from modelkeep.training.summary import summarize
 
-        return [summarize(self._store, name) for name in self.names()]
+        # What a store remembers is for one thread, so each run is looked at by a store of its own.
+        found = read_ahead(
+            self._store.backend, self.names(), lambda name: summarize(Store(self._store.backend, self.id), name)
+        )
+        return [summary() for _, summary in found]
 
     def run(
         self,

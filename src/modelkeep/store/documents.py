@@ -4,9 +4,12 @@ A digest proves that bytes are those that somebody wrote, not that they belong w
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeAlias
+from functools import partial
+from itertools import islice
+from typing import TypeAlias, TypeVar
 
 from modelkeep.backend import Backend
 from modelkeep.errors import Damaged, LimitExceeded, ModelkeepError, UnknownFormat
@@ -19,6 +22,9 @@ _SNAPSHOT_ID = re.compile(r"[0-9a-f]{64}")
 
 OnDamage: TypeAlias = Callable[[str, Exception], object]
 """Told of an object that cannot be read: its key, and the error, whose message names the key too."""
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 DAMAGE: tuple[type[ModelkeepError], ...] = (Damaged, LimitExceeded)
 """What an object that is not as it was written raises when it is read."""
@@ -37,6 +43,24 @@ def read_document(backend: Backend, key: str) -> bytes:
         LimitExceeded: it is longer than any that modelkeep writes; nothing was read.
     """
     return backend.read(key, limit=DOCUMENT_BYTES)
+
+
+def read_ahead(
+    backend: Backend, items: Iterable[Item], read: Callable[[Item], Found]
+) -> Iterator[tuple[Item, Callable[[], Found]]]:
+    """Each item with what gives its ``read``, or raises as that does.
+
+    Where a store is waited for, more and more are read side by side the further the caller goes: who wants the first
+    alone asks for no other.
+    """
+    if backend.requests == 1:
+        yield from ((item, partial(read, item)) for item in items)
+        return
+    left, count = iter(items), 1
+    with ThreadPoolExecutor(backend.requests, "modelkeep-records") as pool:
+        while batch := [(item, pool.submit(read, item)) for item in islice(left, count)]:
+            yield from ((item, under_way.result) for item, under_way in batch)
+            count = min(2 * count, backend.requests)
 
 
 def numbers_in(backend: Backend, folder: str) -> Iterator[int]:

@@ -5,7 +5,9 @@ created if absent, of two writers that believe they own the run one loses, and i
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from modelkeep.backend import Backend
@@ -24,6 +26,7 @@ from modelkeep.store.documents import (
     mapping_of,
     must_be,
     numbers_in,
+    read_ahead,
     read_document,
     snapshot_id_of,
 )
@@ -205,17 +208,17 @@ class RunRecord:
         return rows
 
     def _rows_of(self, attempt: int, bound: int | None, on_damage: OnDamage | None) -> Iterator[MetricRow]:
-        for entry in self.backend.list(f"{self._folder(attempt)}/metrics"):
-            if number_of(entry.key.rpartition("/")[2].removesuffix(".json")) is None:
-                continue
+        listed = (entry.key for entry in self.backend.list(f"{self._folder(attempt)}/metrics"))
+        segments = (key for key in listed if number_of(key.rpartition("/")[2].removesuffix(".json")) is not None)
+        for key, found in read_ahead(self.backend, segments, self._read):
             try:
-                document = self._read(entry.key)
-                with making_sense(entry.key, "a segment of metrics"):
+                document = found()
+                with making_sense(key, "a segment of metrics"):
                     rows = [_row_of(mapping_of(row), attempt, bound) for row in list_of(document["rows"])]
             except DAMAGE as error:
                 if on_damage is None:
                     raise
-                on_damage(entry.key, error)
+                on_damage(key, error)
             else:
                 yield from rows
 
@@ -282,12 +285,12 @@ class RunRecord:
         errors that are told; others are raised.
         """
         gone = self._dropped(on_damage, damage)
-        for number in self._numbers("checkpoints"):
-            if number in gone and not dropped:
-                continue
+        wanted = (number for number in self._numbers("checkpoints") if dropped or number not in gone)
+        read = partial(self._checkpoint, gone=gone)
+        for number, found in read_ahead(self.backend, wanted, read):
             key = self._checkpoint_key(number)
             try:
-                checkpoint = self._checkpoint(number, dropped=number in gone)
+                checkpoint = found()
             except damage as error:
                 if on_damage is None:
                     raise
@@ -339,8 +342,9 @@ class RunRecord:
     def named_snapshots(self) -> set[SnapshotId]:
         """The snapshots of the checkpoints that were not let go; each record is read once. Raises Damaged."""
         live = set(self._numbers("checkpoints")) - self.dropped()
-        for number in live - self._named.keys():
-            self._named[number] = self._checkpoint(number, dropped=False).snapshot_id
+        read = partial(self._checkpoint, gone=frozenset())
+        for number, found in read_ahead(self.backend, live - self._named.keys(), read):
+            self._named[number] = found().snapshot_id
         return {self._named[number] for number in live}
 
     def _dropped(self, on_damage: OnDamage | None, damage: tuple[type[ModelkeepError], ...]) -> set[int]:
@@ -362,12 +366,12 @@ class RunRecord:
                 self._tombstones[key] = frozenset(int_of(number) for number in list_of(document["numbers"]))
         return self._tombstones[key]
 
-    def _checkpoint(self, number: int, *, dropped: bool) -> Checkpoint:
+    def _checkpoint(self, number: int, *, gone: AbstractSet[int]) -> Checkpoint:
         key = self._checkpoint_key(number)
         document = self._read(key)
         with making_sense(key, "the record of a checkpoint"):
             must_be(number, document["number"])
-            return _checkpoint_of(document, dropped=dropped)
+            return _checkpoint_of(document, dropped=number in gone)
 
     # The end
 
