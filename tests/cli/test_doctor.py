@@ -8,10 +8,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import modelkeep as mk
-from modelkeep.backend import LocalBackend, mount_of
+from modelkeep.backend import LocalBackend, mount_of, open_backend
 from modelkeep.cli.main import app
 from modelkeep.errors import StorageError
 from modelkeep.store import doctor
+from modelkeep.store.measures import Diagnosis
 
 from ..disks import small_file_system
 
@@ -28,7 +29,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["doctor", *arguments])
 
 
-def verdicts(found: doctor.Diagnosis) -> dict[str, str]:
+def verdicts(found: Diagnosis) -> dict[str, str]:
     return {check.name: check.verdict for check in found.checks}
 
 
@@ -109,3 +110,24 @@ def test_the_mount_of_a_folder_is_the_longest_above_it(folder: str, kind: str, r
     assert (mount.kind, mount.is_remote) == (kind, remote)
     assert danger in " ".join(mount.dangers)
     assert bool(mount.dangers) == bool(danger)
+
+
+def test_an_object_store_is_examined_and_left_as_it_was(place: str) -> None:
+    done = run(place, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert found["ok"] is True
+    assert {check["name"] for check in found["checks"]} == {"create if absent", "listing", "locks", "requests"}
+    assert found["free_bytes"] is None
+    assert found["speeds"]["read"] > 0
+    assert [one.key for one in open_backend(place).list("")] == []
+    shown = run(place)
+    assert "an object store" in shown.output
+    assert "the older of two processes" in shown.output
+
+
+def test_a_bucket_that_is_not_there_and_memory_are_storage_errors(place: str) -> None:
+    done = run(f"{place.rpartition('/')[0].replace('bkt-one', 'nowhere')}/keep")
+    assert done.exit_code == 7, done.output
+    assert "there is no bucket" in done.output
+    assert run("memory://nothing").exit_code == 7

@@ -14,9 +14,11 @@ from modelkeep.cli.options import JsonOption, KeepOption
 from modelkeep.cli.output import print_gap, print_json, print_table, shown_bytes
 
 if TYPE_CHECKING:
-    from modelkeep.store.doctor import Cost, Diagnosis
+    from modelkeep.store.measures import Cost, Diagnosis
 
-HELP = "Try and measure the disk of a keep, or of the folder where one will be. Half a GiB is written and removed."
+HELP = """Try and measure the disk of a keep, or of the folder where one will be; or an object store, from here.
+
+Half a GiB is written and removed."""
 EPILOG = exit_codes(7)
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -93,7 +95,7 @@ def _print(found: "Diagnosis", cost: "Cost", nbytes: int, every: float, advice: 
     speeds = found.speeds
     measured = [
         ("durable write", f"{shown_bytes(int(speeds.write))}/s"),
-        ("read from disk", f"{shown_bytes(int(speeds.read))}/s"),
+        ("read", f"{shown_bytes(int(speeds.read))}/s"),
         ("hash", f"{shown_bytes(int(speeds.hash))}/s"),
         ("small durable write", f"{speeds.sync_seconds * 1e3:.2f} ms"),
         ("free", "unknown" if found.free_bytes is None else shown_bytes(found.free_bytes)),
@@ -104,7 +106,7 @@ def _print(found: "Diagnosis", cost: "Cost", nbytes: int, every: float, advice: 
         ("saved in", f"{cost.save_seconds:.2f} s, in the background"),
         ("loaded in", f"{cost.load_seconds:.2f} s"),
         ("writer busy", f"{cost.busy:.1%} of the time"),
-        ("on disk", shown_bytes(cost.disk_bytes)),
+        ("taken up", shown_bytes(cost.disk_bytes)),
     ]
     print_table(f"a checkpoint of {shown_bytes(nbytes)} every {every:g} s", ("estimate", "cost"), costs)
     for line in advice:

@@ -2,15 +2,14 @@
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
-from time import perf_counter
 
-from modelkeep.backend import Backend, LocalBackend, Mount, Workers, mount_of, syscalls
-from modelkeep.errors import AlreadyExists, StorageError
-from modelkeep.snapshot.pieces import digest
+from modelkeep.backend import Backend, LocalBackend, Mount, mount_of, syscalls
+from modelkeep.errors import StorageError
+from modelkeep.store.doctor_objects import examine_objects
+from modelkeep.store.measures import Check, Diagnosis, Speeds, check_creation, hash_speed, scratch, timed
 
 PROBE_BYTES = 256 << 20
 """What is written, read and hashed to measure: enough to pass the disk's own buffers, little enough to be quick."""
@@ -21,76 +20,18 @@ _TOO_FAST = 30e-6
 """Seconds: no disk makes a block durable in less; flash with a battery takes about as long."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One promise that a keep rests on."""
-
-    name: str
-    verdict: str
-    """``"ok"``, ``"unsure"`` (it depends on what cannot be seen from here) or ``"broken"``."""
-    found: str
-    advice: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Speeds:
-    """What was measured, in bytes a second; each the better of two."""
-
-    write: float
-    """Durable: until fsync has returned."""
-    read: float
-    """From the disk, not from memory."""
-    hash: float
-    """On two threads, as saves and loads do it."""
-    sync_seconds: float
-    """A small write and its fsync: the median of some."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What checkpoints of a size will cost here."""
-
-    save_seconds: float
-    """Until one is durable; training goes on meanwhile."""
-    load_seconds: float
-    disk_bytes: int
-    """What they take, with the one that is being written."""
-    busy: float
-    """The part of the time in which the background writer works, 1 being all of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """What was found."""
-
-    place: str
-    file_system: str
-    free_bytes: int | None
-    checks: tuple[Check, ...]
-    speeds: Speeds
-
-    @property
-    def ok(self) -> bool:
-        """Whether no promise is broken."""
-        return all(check.verdict != "broken" for check in self.checks)
-
-    def cost(self, nbytes: int, *, seconds: float, keep: int = 3) -> Cost:
-        """What a checkpoint of ``nbytes`` bytes every ``seconds`` costs, ``keep`` of them staying."""
-        save = nbytes / min(self.speeds.write, self.speeds.hash) + 5 * self.speeds.sync_seconds
-        load = nbytes / min(self.speeds.read, self.speeds.hash)
-        return Cost(save, load, nbytes * (keep + 1), save / seconds)
-
-
 def examine(backend: Backend, *, probe_bytes: int = PROBE_BYTES) -> Diagnosis:
     """Try and measure the place of a keep. What it writes to try lies below ``doctor/`` and is removed.
 
     Raises:
         StorageError: it cannot be written to, or is no folder.
     """
+    if not backend.exclusive_locks:
+        return examine_objects(backend, probe_bytes)
     if not isinstance(backend, LocalBackend):
-        raise StorageError(f"{backend.url} is no folder of this machine, so there is no disk to look at")
+        raise StorageError(f"{backend.url} is in memory, so there is nothing to look at")
     mount = mount_of(backend.folder)
-    with _scratch(backend) as name:
+    with scratch(backend) as name:
         speeds = _measure(backend, name, probe_bytes)
         checks = (
             _file_system(mount),
@@ -100,24 +41,6 @@ def examine(backend: Backend, *, probe_bytes: int = PROBE_BYTES) -> Diagnosis:
         )
     free = syscalls.free_bytes(backend.folder)
     return Diagnosis(backend.url, mount.kind if mount else "unknown", free, checks, speeds)
-
-
-@contextmanager
-def _scratch(backend: LocalBackend) -> Iterator[Callable[[str], str]]:
-    """Gives names for objects to try with, all of which are gone afterwards."""
-    prefix, made = f"doctor/{secrets.token_hex(4)}", list[str]()
-
-    def name(suffix: str) -> str:
-        made.append(f"{prefix}-{suffix}")
-        return made[-1]
-
-    try:
-        yield name
-    finally:
-        for key in made:
-            backend.delete(key)
-        with suppress(OSError):  # another doctor may be at work
-            os.rmdir(backend.folder / "doctor")
 
 
 def _file_system(mount: Mount | None) -> Check:
@@ -139,19 +62,16 @@ def _file_system(mount: Mount | None) -> Check:
 
 
 def _creation(backend: LocalBackend, name: Callable[[str], str]) -> Check:
-    key = name("create")
-    backend.create(key, b"first")
-    try:
-        backend.create(key, b"second")
-    except AlreadyExists:
-        if backend.read(key) == b"first":
-            way = "by hard links" if _has_links(backend, key, name) else "without hard links"
-            return Check("create if absent", "ok", f"of two writers of one name the second is refused, {way}")
-    advice = "use another file system: two processes could overwrite each other's checkpoints"
-    return Check("create if absent", "broken", "a second writer replaced an object", advice)
+    found = check_creation(backend, name)
+    if found.verdict != "ok":
+        return found
+    way = "by hard links" if _has_links(backend, name) else "without hard links"
+    return replace(found, found=f"{found.found}, {way}")
 
 
-def _has_links(backend: LocalBackend, key: str, name: Callable[[str], str]) -> bool:
+def _has_links(backend: LocalBackend, name: Callable[[str], str]) -> bool:
+    key = name("linked")
+    backend.create(key, b"x")
     try:
         os.link(backend.folder / key, backend.folder / name("link"))
     except OSError:
@@ -193,34 +113,17 @@ def _measure(backend: LocalBackend, name: Callable[[str], str], nbytes: int) -> 
     reads: list[float] = []
     for turn in ("first", "second"):
         key = name(turn)
-        with _timed(writes), backend.writer(key, size_hint=total) as writer:
+        with timed(writes), backend.writer(key, size_hint=total) as writer:
             for _ in range(count):
                 writer.append(chunk)
             writer.commit()
         syscalls.forget(backend.folder / key)
         target = memoryview(bytearray(_CHUNK))
-        with _timed(reads):
+        with timed(reads):
             for index in range(count):
                 backend.read_into(key, index * _CHUNK, target)
     syncs: list[float] = []
     for index in range(_SYNCS):
-        with _timed(syncs):
+        with timed(syncs):
             backend.create(name(f"small-{index}"), b"x" * 512)
-    return Speeds(total / min(writes), total / min(reads), _hash_speed(chunk), median(syncs) / 2)
-
-
-def _hash_speed(chunk: memoryview) -> float:
-    seconds: list[float] = []
-    with Workers(2, "modelkeep-doctor") as workers:
-        for _ in range(3):
-            with _timed(seconds):
-                for done in [workers.submit(digest, chunk) for _ in range(16)]:
-                    done.result()
-    return 16 * _CHUNK / min(seconds)
-
-
-@contextmanager
-def _timed(into: list[float]) -> Iterator[None]:
-    started = perf_counter()
-    yield
-    into.append(perf_counter() - started)
+    return Speeds(total / min(writes), total / min(reads), hash_speed(chunk), median(syncs) / 2)
