@@ -26,7 +26,7 @@ def examine(backend: Backend, *, probe_bytes: int = PROBE_BYTES) -> Diagnosis:
     Raises:
         StorageError: it cannot be written to, or is no folder.
     """
-    if not backend.exclusive_locks:
+    if backend.requests > 1:
         return examine_objects(backend, probe_bytes)
     if not isinstance(backend, LocalBackend):
         raise StorageError(f"{backend.url} is in memory, so there is nothing to look at")
