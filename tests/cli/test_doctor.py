@@ -126,6 +126,7 @@ def test_an_object_store_is_examined_and_left_as_it_was(place: str) -> None:
 
 
 def test_a_keep_in_memory_has_nothing_to_look_at() -> None:
-    done = run("memory://nothing")
+    mk.open("memory://doctor")
+    done = run("memory://doctor")
     assert done.exit_code == 7, done.output
     assert "is in memory" in done.output
