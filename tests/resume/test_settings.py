@@ -277,3 +277,23 @@ def test_weights_that_another_callback_put_in_at_the_end_have_no_metrics(tmp_pat
     stop = keras.callbacks.EarlyStopping("loss", restore_best_weights=True)
     fit(tmp_path / "keep", model(), callbacks=[stop, Zero()], initial_epoch=1)
     assert saved(tmp_path / "keep")[0][1:] == ("final", {})
+
+
+class Freeze(keras.callbacks.Callback):
+    """Freezes a layer in the middle of a fit, and dies an epoch later."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 1:
+            for layer in self.model.layers[:1]:
+                layer.trainable = False
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if not self.model.layers[0].trainable and batch == 4:
+            raise Killed
+
+
+def test_a_layer_that_a_callback_froze_in_the_middle_is_no_quiet_resume(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        fit(tmp_path / "keep", model(), callbacks=[Freeze()], epochs=3, exact=False)
+    with pytest.raises(NotExact, match="other weights are trainable than then.*between two calls of fit"):
+        fit(tmp_path / "keep", model(), callbacks=[Freeze()], epochs=3)

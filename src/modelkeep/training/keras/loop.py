@@ -26,6 +26,7 @@ from modelkeep.training.keras.progress import (
     final_variables,
     variables_to_continue,
 )
+from modelkeep.training.keras.setup import trainable
 from modelkeep.training.policy import Every
 from modelkeep.training.randomness import restore_generators
 from modelkeep.training.run import Run
@@ -128,7 +129,9 @@ class Loop(CallbackList):
         at = {"train": self.position.batch, "validation": 0}  # a validation is begun anew
         data = {name: feed.source.state(at[name]) for name, feed in feeds.items() if feed is not None}
         state = capture(self.model, self.callbacks, self.position, logs=self.last_logs, data=data)
-        state["training"]["setup"] = self._plan.setup
+        # A callback may have frozen or thawed layers: a resume, whose model has not, is refused then.
+        compiled = {**self._plan.setup["compile"], "trainable": trainable(self.model)}
+        state["training"]["setup"] = {**self._plan.setup, "compile": compiled}
         return state | self._described
 
     def final_metrics(self, tree: State) -> Mapping[str, float] | None:

@@ -29,9 +29,14 @@ def setup_of(model: keras.Model, feed: Feed | None, validation: Feed | None, opt
         "data": feed.source.description() if feed is not None else {},
         "validation": validation.source.description() if validation is not None else {},
         "fit": {name: _described(value) for name, value in options.items()},
-        "compile": {**_compilation(model), "trainable": _digest([list(v.shape) for v in model.trainable_variables])},
+        "compile": {**_compilation(model), "trainable": trainable(model)},
         "layers": {f"{number} {kind}": config for number, (kind, config) in enumerate(_layers(model))},
     }
+
+
+def trainable(model: keras.Model) -> str:
+    """Which weights are trained now, as a digest."""
+    return _digest([list(variable.shape) for variable in model.trainable_variables])
 
 
 def changes(then: Setup, now: Setup, state: Mapping[str, Any]) -> dict[str, str]:
@@ -44,7 +49,12 @@ def changes(then: Setup, now: Setup, state: Mapping[str, Any]) -> dict[str, str]
         if path.endswith("learning_rate") and after in _rates(state.get("optimizer")):
             continue
         part, _, name = path.partition(".")
-        if part == "layers":
+        if name == "trainable":
+            found[path] = (
+                "other weights are trainable than then; what a callback freezes or thaws inside fit cannot be resumed, "
+                "so do it between two calls of fit, each after compile"
+            )
+        elif part == "layers":
             found[path] = f"layer {name} is configured otherwise, or another one, or was added or taken away"
         else:
             found[path] = f"{part}: {name} was {before} and is {after}"
