@@ -244,6 +244,29 @@ def two_networks():
     return model
 
 
+def test_optimizers_in_lists_and_in_models_inside_go_on():
+    def build():
+        inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="one")], name="inner")
+        inner.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+        model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dense(1, name="two")])
+        model.compile("adam", "mse")
+        model.mine = [keras.optimizers.Adam(0.5), {"no": "optimizer"}]
+        model.named = {"critic": keras.optimizers.SGD(0.2, momentum=0.9)}
+        return model, inner
+
+    model, inner = build()
+    inner.optimizer.build(inner.trainable_variables)
+    model.mine[0].build(model.get_layer("two").trainable_variables)
+    model.mine[0].iterations.assign(7)
+    state = state_of(model, copy=True)
+    assert sorted(state["optimizer"]["others"]) == ["layers.2.optimizer", "mine.0", "named.critic"]
+    fresh, inside = build()
+    load_into(fresh, state)
+    assert int(fresh.mine[0].iterations) == 7
+    assert inside.optimizer.built
+    assert "optimizer/others/layers.2.optimizer/slots/momentum/inner/one/kernel" in paths(state)
+
+
 def test_optimizers_beside_that_of_compile_go_on_with_the_variables_that_they_train():
     model = two_networks()
     assert "optimizer/others/critic_optimizer/iterations" in paths(state_of(model))

@@ -295,5 +295,5 @@ class Freeze(keras.callbacks.Callback):
 def test_a_layer_that_a_callback_froze_in_the_middle_is_no_quiet_resume(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         fit(tmp_path / "keep", model(), callbacks=[Freeze()], epochs=3, exact=False)
-    with pytest.raises(NotExact, match="other weights are trainable than then.*between two calls of fit"):
+    with pytest.raises(NotExact, match=r"other weights are trainable than then.*between two calls of fit"):
         fit(tmp_path / "keep", model(), callbacks=[Freeze()], epochs=3)

@@ -121,9 +121,31 @@ def _arrays(variables: dict[Path, Any] | None, copy: bool) -> dict[str | int, An
 
 
 def other_optimizers(model: Any) -> dict[str, Any]:
-    """The optimizers of a model beside that of ``compile``, as a ``train_step`` of one's own has them, by attribute."""
-    others = {name: value for name, value in vars(model).items() if isinstance(value, keras.optimizers.Optimizer)}
-    return {name: value for name, value in others.items() if value is not _optimizer(model)}
+    """The optimizers of a model beside that of ``compile``, as a ``train_step`` of one's own has them, each once.
+
+    By attribute (``critic_optimizer``), attribute and key where they are in a list or dict (``optimizers.0``), and
+    number of the layer where one inside has them (``layers.3.optimizer``).
+    """
+    found: dict[int, tuple[str, Any]] = {id(_optimizer(model)): ("", None)}
+    for number, layer in enumerate(flat_layers(model)):
+        if type(layer).__module__.startswith("keras.src.layers."):
+            continue  # a save waits for this, and Keras' own layers have none
+        prefix = f"layers.{number}." if number else ""
+        own = {name: value for name, value in vars(layer).items() if not name.startswith("_self_")}  # of TensorFlow
+        for name, value in own.items():
+            for key, one in _optimizers_in(value):
+                found.setdefault(id(one), (f"{prefix}{name}{key}", one))
+    return {name: one for name, one in found.values() if one is not None}
+
+
+def _optimizers_in(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, keras.optimizers.Optimizer):
+        return [("", value)]
+    if isinstance(value, dict):
+        entries = list(value.items())
+    else:
+        entries = list(enumerate(value)) if isinstance(value, list | tuple) else []
+    return [(f".{key}", one) for key, one in entries if isinstance(one, keras.optimizers.Optimizer)]
 
 
 def _build_others(model: Any, found: dict[Path, object]) -> None:
