@@ -137,6 +137,18 @@ def test_a_bare_state_dict_begins_the_optimizer_anew_and_says_so(keep: Keep, tmp
     assert all(torch.equal(a, b) for a, b in zip(parts["model"].parameters(), whole["model"].parameters(), strict=True))
 
 
+def test_one_entry_is_never_given_to_two_modules(keep: Keep, tmp_path: Path) -> None:
+    one, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    torch.save({"one": one.state_dict(), "step": 4}, tmp_path / "one.pt")
+    keep.adopt(tmp_path / "one.pt", run="two")
+    with keep.run("two") as run, run.checkpoints() as ckpt, pytest.raises(StateMismatch, match="nothing for other of"):
+        ckpt.restore({"one": one, "other": other})
+    torch.save({"a": one.state_dict(), "step": 4}, tmp_path / "a.pt")
+    keep.adopt(tmp_path / "a.pt", run="a")
+    with keep.run("a") as run, run.checkpoints() as ckpt, pytest.raises(StateMismatch, match="nothing for one, other"):
+        ckpt.restore({"one": one, "other": other})
+
+
 def test_another_model_is_refused_and_nothing_changes(keep: Keep, tmp_path: Path) -> None:
     parts = torch_parts()
     torch_steps(parts, 0, 2)

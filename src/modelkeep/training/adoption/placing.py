@@ -124,14 +124,10 @@ def _place_torch(state: dict[str, Any], found: State) -> Placed:
     from modelkeep.frameworks.torch_modules import names_of, nested
 
     modules = {name: names for name, part in state.items() if (names := names_of(part)) is not None}
-    tree: dict[str, Any] = {}
-    for name, part in state.items():
-        fits = _like_module(modules[name]) if name in modules else _like(part)
-        entry = _entry(name, found, fits, taken=tree.keys(), words=_words(part, name in modules))
-        if entry is not None:
-            tree[name] = _plain(found[entry], part)
-        elif name in modules and fits(found):
-            tree[name] = found
+    fits = {name: _like_module(modules[name]) if name in modules else _like(part) for name, part in state.items()}
+    tree = {name: _plain(found[entry], state[name]) for name, entry in _entries(state, found, fits).items()}
+    if len(modules) == 1 and not tree.keys() & modules.keys():
+        tree |= {name: found for name in modules if fits[name](found)}  # the file is one state dict
     missing = [name for name in modules if name not in tree]
     if missing:
         raise StateMismatch(
@@ -147,27 +143,23 @@ def _place_torch(state: dict[str, Any], found: State) -> Placed:
 
 
 _WORDS = ("", "_state_dict", "_state", "_dict", "_state_dicts")
-_MODULE, _OPTIMIZER = (
-    ("model_state_dict", "model", "state_dict", "net", "module"),
-    ("optimizer_state_dict", "optimizer"),
-)
+_USUAL = ("model_state_dict", "model", "state_dict", "net", "module", "optimizer_state_dict", "optimizer")
 
 
-def _words(part: Any, is_module: bool) -> tuple[str, ...]:
-    if is_module:
-        return _MODULE
-    return _OPTIMIZER if hasattr(part, "param_groups") else ()
+def _entries(state: State, found: State, fits: Mapping[str, Callable[[Any], bool]]) -> dict[str, str]:
+    """For each part the entry that is called as it is, else the only one that fits and that no other part can claim.
 
-
-def _entry(name: str, found: State, fits: Callable[[Any], bool], *, taken: Any, words: Sequence[str]) -> str | None:
-    """The entry that is called as the part is; else the only one that fits; of several the one with a usual name."""
-    named = next((f"{name}{word}" for word in _WORDS if f"{name}{word}" in found), None)
-    if named is not None:
-        return named
-    fitting = [entry for entry, part in found.items() if fits(part)]
-    if len(fitting) == 1:
-        return str(fitting[0])
-    return next((word for word in words if word in fitting and word not in taken), None)
+    Where several fit, the one with a usual name is meant.
+    """
+    named = {name: f"{name}{word}" for name in state for word in reversed(_WORDS) if f"{name}{word}" in found}
+    left = [entry for entry in found if entry not in named.values()]
+    possible = {name: [entry for entry in left if fits[name](found[entry])] for name in state if name not in named}
+    wanted = {
+        name: entries if len(entries) == 1 else [word for word in _USUAL if word in entries][:1]
+        for name, entries in possible.items()
+    }
+    claims = [entry for entries in wanted.values() for entry in entries]
+    return named | {name: entries[0] for name, entries in wanted.items() if entries and claims.count(entries[0]) == 1}
 
 
 def _like_module(names: Sequence[str]) -> Callable[[Any], bool]:
