@@ -1,20 +1,20 @@
 """``run.checkpoints``: exact resume for a loop of one's own, in PyTorch, JAX or TensorFlow."""
 
-import time
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from modelkeep.errors import ModelkeepError, StateMismatch, UsageError
+from modelkeep.errors import ModelkeepError, UsageError
 from modelkeep.store import Checkpoint
 from modelkeep.training.adoption import adopted_of, place_in_loop
 from modelkeep.training.doors import door_of, homes
 from modelkeep.training.interrupt import Signals, catch, leave
 from modelkeep.training.plain import numbers
-from modelkeep.training.policy import Every, Retain, check_policies, every
+from modelkeep.training.policy import Every, Retain, Schedule, check_policies, every
 from modelkeep.training.randomness import capture_generators, restore_generators
+from modelkeep.training.refusal import another_kind
 
 if TYPE_CHECKING:
     from modelkeep.training.run import Run
@@ -31,11 +31,10 @@ class Checkpoints:
         check_policies(when, retain)
         if retain is not None:
             run.retain = retain
-        self._run, self._every = run, when or every()
+        self._run, self._schedule = run, Schedule(when or every())
         self._context = ExitStack()
         self._signals: Signals | None = None
-        self._at = self._saved = self._epoch = 0
-        self._time = time.monotonic()
+        self._at = self._epoch = 0
         self._last: tuple[Any, dict[str, float]] | None = None
         """The state and the metrics of the last step."""
 
@@ -75,14 +74,11 @@ class Checkpoints:
         if adopted is not None:
             return self._begin_with(adopted, state, checkpoint), checkpoint.step
         if not isinstance(tree, dict) or tree.keys() != {"state", "loop"}:
-            raise StateMismatch(
-                f"run {self._run.name} has checkpoints of another kind of training, such as mk.keras.fit; go on with "
-                "that, or take another name"
-            )
+            raise another_kind(self._run)
         restored = door_of(state).put(state, tree["state"])
         restore_generators(tree["loop"]["generators"])
-        self._at = self._saved = checkpoint.step
-        self._epoch, self._time = checkpoint.epoch, time.monotonic()
+        self._at, self._epoch = checkpoint.step, checkpoint.epoch
+        self._schedule.saved(checkpoint.step)
         self._last = (restored, {})
         return restored, checkpoint.step
 
@@ -125,8 +121,7 @@ class Checkpoints:
         if self._signals.pending is not None:
             self._save("signal", state, values, wait=True)
             leave(self._signals.pending)
-        now = time.monotonic()
-        if self._every.due(step=step, epoch_ended=ended, now=now, last_step=self._saved, last_time=self._time):
+        if self._schedule.due(step, epoch_ended=ended):
             self._save("policy", state, values)
 
     def __exit__(
@@ -134,7 +129,7 @@ class Checkpoints:
     ) -> None:
         """After the loop: the last step is saved, and all is durable. After an error what was saved is made so."""
         try:
-            if error is None and self._last is not None and self._at > self._saved:
+            if error is None and self._last is not None and self._at > self._schedule.last_step:
                 self._save("final", *self._last)
             self._run.wait()
             if error is None and self._signals is not None and self._signals.pending is not None:
@@ -150,7 +145,7 @@ class Checkpoints:
     def _save(self, reason: str, state: Any, metrics: Mapping[str, float], *, wait: bool = False) -> None:
         tree = {"state": door_of(state).take(state), "loop": {"generators": capture_generators()}}
         self._run.save(tree, step=self._at, epoch=self._epoch, metrics=metrics, reason=reason, wait=wait)
-        self._saved, self._time = self._at, time.monotonic()
+        self._schedule.saved(self._at)
 
 
 def _number(value: Any) -> Any:

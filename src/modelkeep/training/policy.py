@@ -2,12 +2,13 @@
 
 import math
 import operator
+import time
 from dataclasses import dataclass
 
 from modelkeep.errors import UsageError
 from modelkeep.store.retention import Best, Retain
 
-__all__ = ["Best", "Every", "Retain", "best", "check_policies", "every", "retain"]
+__all__ = ["Best", "Every", "Retain", "Schedule", "best", "check_policies", "every", "retain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,27 @@ class Every:
         by_epochs = self.epochs is not None and epoch_ended is not None and epoch_ended % self.epochs == 0
         by_time = self.seconds is not None and not 0 <= now - last_time < self.seconds
         return by_steps or by_epochs or by_time
+
+
+class Schedule:
+    """When the next save of a training is due, by its policy and the last save."""
+
+    def __init__(self, when: Every) -> None:
+        self._when = when
+        self.saved(0)
+
+    def saved(self, step: int) -> None:
+        """A checkpoint of ``step`` is made, or the one that a training goes on from."""
+        self._last_step, self._last_time = step, time.monotonic()
+
+    @property
+    def last_step(self) -> int:
+        """The step of the last save."""
+        return self._last_step
+
+    def due(self, step: int, *, epoch_ended: int | None = None) -> bool:
+        """Whether to save now; see `Every.due`."""
+        return self._when.due(step, epoch_ended, time.monotonic(), self._last_step, self._last_time)
 
 
 def every(steps: int | None = None, epochs: int | None = None, seconds: float | None = None) -> Every:

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import tempfile
-import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,12 +15,13 @@ from transformers import trainer as trainer_module
 from transformers.trainer_callback import ExportableState, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from modelkeep.errors import ModelkeepError, NotExact, StateMismatch, UsageError
+from modelkeep.errors import ModelkeepError, UsageError
 from modelkeep.frameworks import torch as torch_door
 from modelkeep.frameworks.torch_tensors import from_numpy
 from modelkeep.training.interrupt import Signals, catch, leave
-from modelkeep.training.policy import Every, Retain, check_policies, every
+from modelkeep.training.policy import Every, Retain, Schedule, check_policies, every
 from modelkeep.training.randomness import capture_generators, restore_generators
+from modelkeep.training.refusal import another_kind, refuse_or_mark
 from modelkeep.training.run import Run
 from modelkeep.training.torch_batches import Batches
 from modelkeep.values import Json
@@ -76,9 +75,7 @@ def train(
             opened.retain = retain
         opened.check_fingerprint(exact=exact)
         with catch() as signals:
-            output = _Training(
-                trainer, opened, checkpoint or every(epochs=1, seconds=300), signals, exact=exact
-            ).train()
+            output = _Training(trainer, opened, checkpoint or every(), signals, exact=exact).train()
     except BaseException as error:
         try:
             opened.close()
@@ -102,13 +99,11 @@ class _Training(TrainerCallback):
     """One call of `train`: the first callback of the trainer, and what the trainer calls in place of its files."""
 
     def __init__(self, trainer: transformers.Trainer, run: Run, when: Every, signals: Signals, *, exact: bool) -> None:
-        self._trainer, self._run, self._every, self._signals, self._exact = trainer, run, when, signals, exact
+        self._trainer, self._run, self._signals, self._exact = trainer, run, signals, exact
+        self._schedule = Schedule(when)
         self._saved: State | None = None
         """What is still to be put back."""
-        self._is_resumed = False
-        self._last_saved = (0, time.monotonic())
         self._metrics: dict[str, float] = {}
-        self._skip = 0
 
     def train(self) -> TrainOutput:
         resumed = self._run.resumed
@@ -117,12 +112,9 @@ class _Training(TrainerCallback):
                 return self._finish(self._trainer.train())
         checkpoint, tree = resumed
         if not isinstance(tree, dict) or "transformers" not in tree:
-            raise StateMismatch(
-                f"run {self._run.name} has checkpoints of another kind of training; go on with that, or take another "
-                "name"
-            )
-        self._saved, self._is_resumed = tree, True
-        self._last_saved = (checkpoint.step, time.monotonic())
+            raise another_kind(self._run)
+        self._saved = tree
+        self._schedule.saved(checkpoint.step)
         finished = self._run.finished if checkpoint.reason == "final" else None
         if isinstance(finished, dict):
             return self._put_end(finished)
@@ -152,7 +144,7 @@ class _Training(TrainerCallback):
             return
         epochs = round(state.epoch or 0)
         pending = self._signals.pending
-        if epochs and (pending is not None or self._due(epochs_ended=epochs)):
+        if epochs and (pending is not None or self._schedule.due(state.global_step, epoch_ended=epochs)):
             self._save("signal" if pending else "policy", inside=False, wait=pending is not None)
         self._leave_if(pending)
 
@@ -160,7 +152,7 @@ class _Training(TrainerCallback):
         """All that follows from the step before is done: its log, its evaluation."""
         pending = self._signals.pending
         is_first = float(state.epoch or 0).is_integer()
-        if not is_first and (pending is not None or self._due(epochs_ended=None)):
+        if not is_first and (pending is not None or self._schedule.due(state.global_step)):
             self._save("signal" if pending else "policy", inside=True, wait=pending is not None)
             self._leave_if(pending)
 
@@ -217,7 +209,7 @@ class _Training(TrainerCallback):
                 )
         else:
             problems.append(f"the training data are of {type(loader).__name__}; a torch DataLoader can be resumed")
-        self._refuse_or_mark(problems)
+        refuse_or_mark(self._run, problems, exact=self._exact)
         return batches
 
     def _load(self, objects: Mapping[str, Any]) -> None:
@@ -243,16 +235,6 @@ class _Training(TrainerCallback):
 
     # How it goes on
 
-    def _due(self, *, epochs_ended: int | None) -> bool:
-        last_step, last_time = self._last_saved
-        return self._every.due(
-            step=self._trainer.state.global_step,
-            epoch_ended=epochs_ended,
-            now=time.monotonic(),
-            last_step=last_step,
-            last_time=last_time,
-        )
-
     def _save(self, reason: str, *, inside: bool, wait: bool = False) -> None:
         self._run.wait_for_room()
         trainer, state = self._trainer, self._trainer.state
@@ -275,23 +257,12 @@ class _Training(TrainerCallback):
         tree = {**torch_door.state_of({"state": parts, "transformers": own}), "generators": capture_generators()}
         step, epoch = state.global_step, int(state.epoch or 0)
         self._run.save(tree, step=step, epoch=epoch, metrics=self._metrics, reason=reason, wait=wait)
-        self._last_saved = (step, time.monotonic())
+        self._schedule.saved(step)
 
     def _leave_if(self, signal: int | None) -> None:
         if signal is not None:
             self._run.close()
             leave(signal)
-
-    def _refuse_or_mark(self, problems: list[str]) -> None:
-        if not problems:
-            return
-        text = "\n".join(f"  - {problem}" for problem in problems)
-        if self._exact:
-            raise NotExact(
-                f"run {self._run.name} could not be resumed bit for bit:\n{text}\nor pass exact=False to go on anyway"
-            )
-        self._run.mark_not_exact(problems)
-        warnings.warn(f"run {self._run.name} will not resume bit for bit:\n{text}", RuntimeWarning, stacklevel=3)
 
     # The end
 

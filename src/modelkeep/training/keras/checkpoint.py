@@ -1,7 +1,6 @@
 """``Checkpoint``: the callback for a plain ``model.fit``, which saves and resumes by itself at epoch starts."""
 
 import inspect
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,7 +15,7 @@ from modelkeep.training.adoption import adopted_of, begun_epoch, place_in_keras
 from modelkeep.training.interrupt import leave_on_sigterm
 from modelkeep.training.keras.callbacks import prepare_callbacks, restore_callbacks
 from modelkeep.training.keras.progress import Position, State, capture, variables_to_continue
-from modelkeep.training.policy import Every, Retain, check_policies, every
+from modelkeep.training.policy import Every, Retain, Schedule, check_policies, every
 from modelkeep.training.randomness import restore_generators
 from modelkeep.training.run import Run
 
@@ -50,10 +49,9 @@ class Checkpoint(Callback):
         self._run = Run.of(run)
         if retain is not None:
             self._run.retain = retain
-        self._every = checkpoint or every(epochs=1)
+        self._schedule = Schedule(checkpoint or every(epochs=1))
         self._siblings: list[Callback] = []
         self._position = Position()
-        self._last_saved = (0, time.monotonic())
         self._before_the_end: State = {}
         self._described: State = {}
         self._signals = ExitStack()
@@ -82,7 +80,7 @@ class Checkpoint(Callback):
             self._save("start", None)
             return
         self._position = replace(Position.of(tree), batch=0)
-        self._last_saved = (self._position.step, time.monotonic())
+        self._schedule.saved(self._position.step)
         self._before_the_end = variables_to_continue(tree)
         keras_door.load_into(self.model, self._before_the_end, parts=_LASTING)
         restore_callbacks(self._siblings, tree["training"]["callbacks"])
@@ -99,16 +97,10 @@ class Checkpoint(Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._position = replace(self._position, epoch=epoch + 1, batch=0)
         self._run.log(logs or {}, step=self._position.step, epoch=epoch)
-        last_step, last_time = self._last_saved
         if self.model.stop_training or epoch + 1 == self.params["epochs"]:
             self._before_the_end = keras_door.state_of(self.model)
-        if self.model.stop_training or self._every.due(
-            step=self._position.step,
-            epoch_ended=epoch + 1,
-            now=time.monotonic(),
-            last_step=last_step,
-            last_time=last_time,
-        ):
+        due = self._schedule.due(self._position.step, epoch_ended=epoch + 1)
+        if self.model.stop_training or due:
             self._save("policy", logs)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -145,4 +137,4 @@ class Checkpoint(Callback):
         tree |= self._described
         step, epoch = self._position.step, self._position.epoch
         self._run.save(tree, step=step, epoch=epoch, metrics=logs, reason=reason, wait=reason != "policy")
-        self._last_saved = (step, time.monotonic())
+        self._schedule.saved(step)

@@ -12,7 +12,7 @@ from keras.callbacks import History
 from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
 from keras.src.utils.io_utils import print_msg
 
-from modelkeep.errors import ModelkeepError, NotExact, UsageError
+from modelkeep.errors import ModelkeepError, UsageError
 from modelkeep.frameworks import keras as keras_door
 from modelkeep.training.adoption import adopted_of, begun_epoch, place_in_keras
 from modelkeep.training.interrupt import catch
@@ -24,7 +24,8 @@ from modelkeep.training.keras.loop import Loop, Plan
 from modelkeep.training.keras.progress import VARIABLES, Position, final_variables
 from modelkeep.training.keras.setup import changes, setup_of
 from modelkeep.training.keras.watch import Watch
-from modelkeep.training.policy import Every, Retain, check_policies, every
+from modelkeep.training.policy import Every, Retain, Schedule, check_policies, every
+from modelkeep.training.refusal import refuse_or_mark
 from modelkeep.training.run import Run
 
 
@@ -72,7 +73,7 @@ def fit(
     try:
         if retain is not None:
             opened.retain = retain
-        _fit(model, call, opened, checkpoint or every(epochs=1, seconds=300), exact=exact)
+        _fit(model, call, opened, checkpoint or every(), exact=exact)
     except BaseException as error:
         _close(opened, error)
         raise
@@ -91,19 +92,19 @@ def _fit(model: keras.Model, call: "_Call", run: Run, when: Every, *, exact: boo
         call.tell(f"run {run.name} {what}: its history is returned, and its weights are in the model")
         _put_end(model, run, call)
         return
-    _refuse_or_mark(run, findings(call.callbacks, call.data[0], feed), exact=exact)
+    refuse_or_mark(run, findings(call.callbacks, call.data[0], feed), exact=exact)
     _tell_unknown_length(feed)
     run.check_fingerprint(exact=exact)
     watch = Watch(call.callbacks)
     with catch() as signals:
         plan = Plan(
             run=run,
-            every=when,
+            schedule=Schedule(when),
             signals=signals,
             feed=feed,
             validation=validation,
             setup=setup,
-            on_step=lambda: _refuse_or_mark(
+            on_step=lambda: refuse_or_mark(
                 run, [*findings_in_step(model.train_function), *watch.findings()], exact=exact
             ),
         )
@@ -231,16 +232,6 @@ class _Call:
         return {**given, **rest, "validation_data": validation}
 
 
-def _refuse_or_mark(run: Run, problems: list[str], *, exact: bool) -> None:
-    if not problems:
-        return
-    text = "\n".join(f"  - {problem}" for problem in problems)
-    if exact:
-        raise NotExact(f"run {run.name} could not be resumed bit for bit:\n{text}\nor pass exact=False to go on anyway")
-    run.mark_not_exact(problems)
-    warnings.warn(f"run {run.name} will not resume bit for bit:\n{text}", RuntimeWarning, stacklevel=3)
-
-
 def _tell_unknown_length(feed: Feed | None) -> None:
     if feed is not None and feed.source.steps is None:
         warnings.warn(
@@ -286,11 +277,11 @@ def _start(loop: Loop, run: Run, call: "_Call", *, exact: bool) -> None:
         for sentence in found.values():
             call.tell(f"run {run.name} goes on with another setting: {sentence}")
     else:
-        _refuse_or_mark(run, [f"since its last checkpoint {sentence}" for sentence in found.values()], exact=exact)
+        refuse_or_mark(run, [f"since its last checkpoint {sentence}" for sentence in found.values()], exact=exact)
     if at_an_end and _is_compiled_anew(found):
         loop.begin_phase(tree)
     else:
-        _refuse_or_mark(run, missing_callbacks(loop.callbacks, tree["training"]["callbacks"]), exact=exact)
+        refuse_or_mark(run, missing_callbacks(loop.callbacks, tree["training"]["callbacks"]), exact=exact)
         loop.resume(tree, same_batches=not any(path.startswith("data") for path in found))
     at = loop.position
     place = "after the last batch" if at.batch and loop.is_epoch_trained else f"batch {at.batch + 1}"

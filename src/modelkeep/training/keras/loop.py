@@ -3,7 +3,6 @@
 Here training is captured, put back, and stopped by a signal.
 """
 
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from modelkeep.training.keras.progress import (
     variables_to_continue,
 )
 from modelkeep.training.keras.setup import trainable
-from modelkeep.training.policy import Every
+from modelkeep.training.policy import Schedule
 from modelkeep.training.randomness import restore_generators
 from modelkeep.training.run import Run
 
@@ -37,7 +36,7 @@ class Plan:
     """What a loop works with."""
 
     run: Run
-    every: Every
+    schedule: Schedule
     signals: Signals
     feed: Feed | None
     """The training data; None for data that open only at their beginning: checkpoints are then at epoch ends."""
@@ -62,7 +61,6 @@ class Loop(CallbackList):
         self._described = described(self.model)
         self._began = self._stepped = self._went_round = False
         self._shift = 0
-        self._last_saved = (0, time.monotonic())
         self._step_logs: Any = None
         self._trained: State | None = None
         self._step: Callable[..., Any] | None = None
@@ -86,7 +84,7 @@ class Loop(CallbackList):
         self._saved = {"training": {**training, "callbacks": history, "data": {}, "stop": False}}
         self.position = replace(Position.of(tree), batch=0)
         self.last_logs = training["logs"]
-        self._last_saved = (self.position.step, time.monotonic())
+        self._plan.schedule.saved(self.position.step)
         self.model.stop_training = False
         keras_door.load_into(self.model, final_variables(tree), parts=("model",))
         self.before_the_end = keras_door.state_of(self.model)
@@ -102,7 +100,7 @@ class Loop(CallbackList):
             self.position = replace(self.position, batch=0)
         self.last_logs = tree["training"]["logs"]
         self._step_logs = tree["training"].get("step_logs")
-        self._last_saved = (self.position.step, time.monotonic())
+        self._plan.schedule.saved(self.position.step)
         self.model.stop_training = tree["training"]["stop"]
         self.before_the_end = variables_to_continue(tree)
         keras_door.load_into(self.model, self.before_the_end)
@@ -163,7 +161,7 @@ class Loop(CallbackList):
         self._plan.run.wait_for_room()
         step, epoch = self.position.step, self.position.epoch
         self._plan.run.save(tree or self.capture(), step=step, epoch=epoch, metrics=metrics, reason=reason, wait=wait)
-        self._last_saved = (step, time.monotonic())
+        self._plan.schedule.saved(step)
 
     # What Keras calls
 
@@ -210,7 +208,7 @@ class Loop(CallbackList):
             self._stepped = True
             self._plan.on_step()
         pending = self._plan.signals.pending
-        if pending is not None or self._due(epochs_ended=None):
+        if pending is not None or self._plan.schedule.due(self.position.step):
             self._save_inside_epoch(pending, logs)
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -243,7 +241,11 @@ class Loop(CallbackList):
         if self.stopped or self.position.epoch == self.params["epochs"]:
             self.before_the_end = keras_door.state_of(self.model)
         pending = self._plan.signals.pending
-        if pending is not None or self.stopped or self._due(epochs_ended=self.position.epoch):
+        if (
+            pending is not None
+            or self.stopped
+            or self._plan.schedule.due(self.position.step, epoch_ended=self.position.epoch)
+        ):
             self.save("signal" if pending else "policy", metrics=self.last_logs, wait=pending is not None)
         self._leave_if(pending)
 
@@ -252,16 +254,6 @@ class Loop(CallbackList):
             super().on_train_end(logs if logs is not None else self.last_logs)
 
     # How it goes on
-
-    def _due(self, *, epochs_ended: int | None) -> bool:
-        last_step, last_time = self._last_saved
-        return self._plan.every.due(
-            step=self.position.step,
-            epoch_ended=epochs_ended,
-            now=time.monotonic(),
-            last_step=last_step,
-            last_time=last_time,
-        )
 
     def _save_inside_epoch(self, pending: int | None, logs: Any) -> None:
         """Not after the last batch of an epoch: its end is next and saves, with the validation done."""

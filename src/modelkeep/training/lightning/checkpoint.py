@@ -1,7 +1,5 @@
 """``Checkpoint``: the callback that saves a training of Lightning at any step, and goes on from there bit for bit."""
 
-import time
-import warnings
 from contextlib import ExitStack
 from typing import Any
 
@@ -9,12 +7,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from modelkeep.errors import NotExact, StateMismatch, UsageError
+from modelkeep.errors import UsageError
 from modelkeep.training.interrupt import Signals, catch, leave
 from modelkeep.training.lightning.source import Source
 from modelkeep.training.lightning.state import Continued, State, capture, opened, put_extra
-from modelkeep.training.policy import Every, Retain, check_policies, every
+from modelkeep.training.policy import Every, Retain, Schedule, check_policies, every
 from modelkeep.training.randomness import restore_generators
+from modelkeep.training.refusal import another_kind, refuse_or_mark
 from modelkeep.training.run import Run
 from modelkeep.training.torch_batches import Batches
 
@@ -54,13 +53,12 @@ class Checkpoint(Callback):
         self._run = Run.of(run, exact=exact)
         if retain is not None:
             self._run.retain = retain
-        self._every, self._exact = checkpoint or every(epochs=1, seconds=300), exact
+        self._schedule, self._exact = Schedule(checkpoint or every()), exact
         self._signals = Signals()
         self._context = ExitStack()
         self._saved: State | None = None
         """What is still to be put back."""
         self._inside = False
-        self._last_saved = (0, time.monotonic())
         self._validated = False
 
     # What Lightning calls
@@ -117,7 +115,7 @@ class Checkpoint(Callback):
         pending = self._signals.pending
         if self._run.resumed is None:
             self._save(trainer, "start", inside=False, wait=True)
-        elif pending is not None or self._due(trainer, epochs_ended=epochs or None):
+        elif pending is not None or self._schedule.due(trainer.global_step, epoch_ended=epochs or None):
             self._save(trainer, "signal" if pending else "policy", inside=False, wait=pending is not None)
         self._leave_if(pending)
 
@@ -131,7 +129,7 @@ class Checkpoint(Callback):
         if not batch or validated or batch % trainer.accumulate_grad_batches:
             return
         pending = self._signals.pending
-        if pending is not None or self._due(trainer, epochs_ended=None):
+        if pending is not None or self._schedule.due(trainer.global_step):
             self._save(trainer, "signal" if pending else "policy", inside=True, wait=pending is not None)
             self._leave_if(pending)
 
@@ -140,15 +138,12 @@ class Checkpoint(Callback):
     def _begin_to_restore(self, trainer: Trainer, checkpoint: Any, tree: State) -> None:
         """Hand Lightning its part before it looks for a file; the rest follows when the training begins."""
         if "lightning" not in tree:
-            raise StateMismatch(
-                f"run {self._run.name} has checkpoints of another kind of training; go on with that, or take another "
-                "name"
-            )
+            raise another_kind(self._run)
         self._saved = {**opened(tree), "generators": tree["generators"]}
         self._inside = bool(tree["extra"]["inside"])
         trainer._checkpoint_connector._loaded_checkpoint = self._saved["lightning"]
         trainer.should_stop = self._saved["extra"]["stop"]
-        self._last_saved = (checkpoint.step, time.monotonic())
+        self._schedule.saved(checkpoint.step)
 
     def _finish_restoring(self) -> None:
         """Last of all, when nothing else draws any more."""
@@ -166,29 +161,8 @@ class Checkpoint(Callback):
             problems.append(f"the training data are of {type(data).__name__}; one torch DataLoader can be resumed")
         if getattr(trainer, "_val_check_time_interval", None) is not None:
             problems.append("val_check_interval is a time, and a clock does not repeat itself; count batches")
-        self._refuse_or_mark(problems)
+        refuse_or_mark(self._run, problems, exact=self._exact)
         return data
-
-    def _refuse_or_mark(self, problems: list[str]) -> None:
-        if not problems:
-            return
-        text = "\n".join(f"  - {problem}" for problem in problems)
-        if self._exact:
-            raise NotExact(
-                f"run {self._run.name} could not be resumed bit for bit:\n{text}\nor pass exact=False to go on anyway"
-            )
-        self._run.mark_not_exact(problems)
-        warnings.warn(f"run {self._run.name} will not resume bit for bit:\n{text}", RuntimeWarning, stacklevel=3)
-
-    def _due(self, trainer: Trainer, *, epochs_ended: int | None) -> bool:
-        last_step, last_time = self._last_saved
-        return self._every.due(
-            step=trainer.global_step,
-            epoch_ended=epochs_ended,
-            now=time.monotonic(),
-            last_step=last_step,
-            last_time=last_time,
-        )
 
     def _save(self, trainer: Trainer, reason: str, *, inside: bool, wait: bool = False) -> None:
         self._run.wait_for_room()
@@ -196,7 +170,7 @@ class Checkpoint(Callback):
         tree["extra"]["inside"] = inside
         step, epoch = trainer.global_step, trainer.current_epoch
         self._run.save(tree, step=step, epoch=epoch, metrics=_numbers(trainer), reason=reason, wait=wait)
-        self._last_saved = (step, time.monotonic())
+        self._schedule.saved(step)
 
     def _log(self, trainer: Trainer) -> None:
         values = _numbers(trainer)

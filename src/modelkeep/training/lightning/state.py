@@ -5,7 +5,7 @@ random generators, what ``self.log`` and torchmetrics have accumulated in the ep
 schedulers look at, buffers that are not persistent, and gradients that a manual optimization has left.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -150,20 +150,16 @@ def _gradients(module: LightningModule) -> dict[str, torch.Tensor]:
 
 def _plain(value: Any) -> Any:
     """Subclasses of dict, list and tuple as these."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    if isinstance(value, tuple):
-        return tuple(_plain(one) for one in value)
-    return value
+    return _mapped(value, lambda leaf: leaf)
 
 
 def _tensors(value: Any) -> Any:
+    return _mapped(value, lambda leaf: from_numpy(leaf) if hasattr(leaf, "dtype") else leaf)
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict):
-        return {key: _tensors(one) for key, one in value.items()}
+        return {key: _mapped(one, change) for key, one in value.items()}
     if isinstance(value, list):
-        return [_tensors(one) for one in value]
-    if isinstance(value, tuple):
-        return tuple(_tensors(one) for one in value)
-    return from_numpy(value) if hasattr(value, "dtype") else value
+        return [_mapped(one, change) for one in value]
+    return tuple(_mapped(one, change) for one in value) if isinstance(value, tuple) else change(value)
