@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path, PosixPath
 from typing import Any
 
-from modelkeep.backend import local, stream, syscalls
-from modelkeep.store import load, save, store
+from modelkeep.backend import local, objects, stream, syscalls
+from modelkeep.store import documents, load, save, store
 from modelkeep.training import environment, run, start, writer
 
+from .bucket import obstore_of
 from .disk import Disk, UnknownCall
 from .inline import InlineWorkers, NoThread, inline_writer
 from .kernel import Kernel, ctypes_of, fcntl_of, os_of, refusing, shutil_of
@@ -83,6 +84,8 @@ def _replaced(
         save: {"Workers": InlineWorkers, "_WORTH_THREADS": proportions.worth_threads,
                "SHARD_ENTRIES": proportions.shard_entries},
         load: {"ThreadPoolExecutor": InlineWorkers},
+        documents: {"ThreadPoolExecutor": InlineWorkers},
+        objects: {"obstore": obstore_of(kernel), "secrets": secrets, "time": refusing("time", {"time": now})},
         store: {"secrets": secrets},
         start: {"secrets": secrets, "draw_seed": lambda: 7, "seed_generators": lambda _: None},
         environment: {"version": lambda: "0"},

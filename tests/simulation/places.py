@@ -10,7 +10,9 @@ from typing import Any, Protocol
 from modelkeep import Keep
 from modelkeep import open as open_keep
 from modelkeep.errors import NotFound
+from modelkeep.store import Store
 
+from .bucket import Bucket, backend_in
 from .disk import Abilities, Disk
 from .faults import Faults, Weights
 from .installed import Proportions, forget_runs, installed
@@ -88,8 +90,8 @@ class KernelPlace:
         finally:
             self.kernel.become(before)
 
-    def open(self) -> Keep:
-        return open_keep(self._url)
+    def open(self, *, create: bool = True) -> Keep:
+        return open_keep(self._url, create=create)
 
     @contextmanager
     def observer(self) -> Iterator[Keep | None]:
@@ -98,7 +100,7 @@ class KernelPlace:
         try:
             with self._in_peace(), self.being(process):
                 try:
-                    keep = open_keep(self._url, create=False)
+                    keep = self.open(create=False)
                 except NotFound:
                     keep = None
                 yield keep
@@ -159,6 +161,26 @@ class LocalPlace(KernelPlace):
     def __init__(self, folder: Path, chance: random.Random, *, slots: int = 2) -> None:
         super().__init__(Kernel(RealDisk(skip=("fsync",))), str(folder / "keep"), slots=slots)
         self._chance = chance
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """modelkeep runs on it in the block."""
+        with installed(self.kernel, self._chance):
+            yield
+
+
+class BucketPlace(KernelPlace):
+    """A keep in an object store, whose requests may be sent twice; processes can be killed before any of them."""
+
+    def __init__(self, chance: random.Random, *, slots: int = 3) -> None:
+        self.bucket = Bucket(chance)
+        kernel = Kernel(self.bucket)
+        self.bucket.kernel = kernel
+        super().__init__(kernel, "s3://simulation/keep", slots=slots)
+        self._chance = chance
+
+    def open(self, *, create: bool = True) -> Keep:
+        return Keep(Store.open(backend_in(), create=create))
 
     @contextmanager
     def installed(self) -> Iterator[None]:
