@@ -1,5 +1,7 @@
 """A keep in an object store keeps every promise of a backend, on two servers, and says what a store does not."""
 
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,7 @@ from modelkeep.testing.backend_suite import BackendSuite
 
 from ..object_stores import Proxy, at
 
+HERE = Path(__file__).parent
 MANY = 2500
 """Checkpoints: more than two pages of a listing."""
 
@@ -175,3 +178,21 @@ def test_the_newest_of_more_checkpoints_than_a_page_holds_is_found_with_five_req
     found = mk.open(through).store.resolve("run:long@last")
     assert found.id == document["snapshot"]
     assert len(proxy.seen) <= 5, proxy.seen
+
+
+def test_a_kill_in_the_middle_of_an_upload_loses_nothing_acknowledged(place: str) -> None:
+    command = [sys.executable, HERE / "save_into_bucket.py", place]
+    for moment in (0.02, 0.1, 0.25, 0.4):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            told = [process.stdout.readline()]
+            time.sleep(moment)  # the next one is on its way, as two objects
+            process.kill()
+            told += process.stdout.readlines()
+        keep = mk.open(place, create=False)
+        newest = keep.store.run("long").checkpoints()[0]
+        assert newest.step in (int(told[-1]), int(told[-1]) + 1)
+        found = keep.load_state("run:long@last")
+        assert found["step"] == newest.step
+        assert (found["w"] == newest.step).all()
+    assert mk.open(place, create=False).verify().ok
