@@ -73,8 +73,10 @@ def test_every_kind_of_model_comes_back_bit_for_bit_and_goes_to_another_backend(
     assert len(found) >= 27
 
 
-@pytest.mark.parametrize("graphs", [5, pytest.param(1000, marks=pytest.mark.torture)])
-@pytest.mark.parametrize(("writer", "reader"), PAIRS)
+@pytest.mark.parametrize(
+    ("writer", "reader", "graphs"),
+    [(*PAIRS[1], 5), *(pytest.param(*pair, 1000, marks=pytest.mark.torture) for pair in PAIRS)],
+)
 def test_any_graph_comes_back_bit_for_bit_and_goes_to_another_backend(
     tmp_path: Path, tried: Callable[..., None], writer: str, reader: str, graphs: int
 ) -> None:

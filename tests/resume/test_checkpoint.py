@@ -74,6 +74,7 @@ TERMINATED = SCRIPT.replace(
 )
 
 
+@pytest.mark.torture
 def test_sigterm_keeps_the_save_under_way_and_exits_with_75(tmp_path: Path) -> None:
     path = os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": path}

@@ -19,11 +19,8 @@ SCHEDULES = {
 }
 DATA = ("arrays", "tf_data", "py_dataset", "loader", "loader_weighted_workers", "grain_stream")
 MATRIX = list(product(BACKENDS, DATA, SCHEDULES))
-SAMPLE = [
-    ("tensorflow", "arrays", "plateau"),
-    ("jax", "tf_data", "plateau"),
-    ("torch", "py_dataset", "plateau"),
-]
+SAMPLE = [("jax", "tf_data", "plateau"), ("torch", "py_dataset", "plateau")]
+"""What `make test` kills, beside a loader, a loop of one's own, Lightning and the Trainer."""
 
 
 def kill_and_compare(backend: str, data: str, schedule: str, folder: Path, *, kills: int) -> list[str]:
@@ -44,8 +41,7 @@ def kill_and_compare(backend: str, data: str, schedule: str, folder: Path, *, ki
 
 @pytest.mark.parametrize(("backend", "data", "schedule"), SAMPLE)
 def test_a_killed_training_ends_with_the_same_bits(backend: str, data: str, schedule: str, tmp_path: Path) -> None:
-    kills = 1 if backend == "jax" else 3  # each is a start, which takes longest there
-    assert len(kill_and_compare(backend, data, schedule, tmp_path, kills=kills)) == kills
+    assert len(kill_and_compare(backend, data, schedule, tmp_path, kills=1)) == 1
 
 
 @pytest.mark.torture

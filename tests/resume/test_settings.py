@@ -126,7 +126,7 @@ def run_phases(folder: Path, die_at: int, kind: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("kind", "moments"),
     [
-        pytest.param("compile", (29,), id="compile, killed in the second"),
+        pytest.param("compile", (29,), id="compile, killed in the second", marks=pytest.mark.torture),
         pytest.param("freeze", (18,), id="freeze, killed at the start of the second"),
         pytest.param("freeze", (5, 18, 29), id="freeze, killed anywhere", marks=pytest.mark.torture),
         pytest.param("compile", (5, 18, 29), id="compile, killed anywhere", marks=pytest.mark.torture),

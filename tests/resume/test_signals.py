@@ -84,7 +84,7 @@ IN_VALIDATION: dict[str, dict[str, Any]] = {
 
 RARER = (
     "averaged weights swapped in", "after a callback has ended the training",
-    "several steps an execution, a step of its own", "jax",
+    "several steps an execution, a step of its own", "jax", "torch",
 )  # fmt: skip
 """Left to torture, so that `make test` stays within its time."""
 
