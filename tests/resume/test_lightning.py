@@ -106,7 +106,7 @@ def _lightning_warns() -> Iterator[None]:
 
 
 def fit(
-    folder: Path, data: Any, module: pl.LightningModule | None = None, *, exact: bool = True, **options: Any
+    folder: Path, data: Any, module: Any = None, *, exact: bool = True, ckpt_path: Path | None = None, **options: Any
 ) -> Any:
     run = mk.open(folder / "keep").run("line", seed=1)
     checkpoint = mk.lightning.Checkpoint(run, checkpoint=mk.every(steps=1), exact=exact)
@@ -116,7 +116,7 @@ def fit(
     )  # fmt: skip
     module = module or Line()
     try:
-        trainer.fit(module, data)
+        trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=False)
     finally:
         run.close()
     return module
@@ -137,6 +137,24 @@ def test_metrics_checkpoints_and_the_end_are_recorded(tmp_path: Path) -> None:
     assert not torch.equal(longer.layer.weight, module.layer.weight)
     whole = fit(tmp_path / "whole", DataLoader(ROWS, batch_size=4, shuffle=True), max_epochs=3)
     assert torch.equal(longer.layer.weight, whole.layer.weight)
+
+
+def test_a_checkpoint_of_lightning_is_taken_over_at_the_first_start_alone(tmp_path: Path) -> None:
+    loader = DataLoader(ROWS, batch_size=4)
+    options = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
+    old = pl.Trainer(max_epochs=2, default_root_dir=tmp_path, enable_model_summary=False, **options)
+    whole = Line()
+    old.fit(whole, loader)
+    old.save_checkpoint(tmp_path / "old.ckpt")
+    longer = pl.Trainer(max_epochs=3, enable_checkpointing=False, enable_model_summary=False, **options)
+    longer.fit(whole, loader, ckpt_path=tmp_path / "old.ckpt", weights_only=False)
+    taken = fit(tmp_path, loader, max_epochs=3, ckpt_path=tmp_path / "old.ckpt")
+    assert torch.equal(taken.layer.weight, whole.layer.weight)
+    summary = mk.open(tmp_path / "keep").runs()[0]
+    assert (summary.exact, summary.step, summary.epoch) == (False, 6, 3)
+    with pytest.raises(UsageError, match="leave ckpt_path out"):
+        fit(tmp_path, loader, max_epochs=4, ckpt_path=tmp_path / "old.ckpt")
+    assert fit(tmp_path, loader, max_epochs=4).layer.weight.shape == (1, 2)
 
 
 def test_data_that_cannot_be_opened_anywhere_are_refused_or_marked(tmp_path: Path) -> None:

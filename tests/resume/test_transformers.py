@@ -127,6 +127,24 @@ def test_the_best_model_at_the_end_is_what_a_finished_run_gives_back(tmp_path: P
     assert again.state.best_metric == first.state.best_metric
 
 
+def test_a_checkpoint_of_the_trainer_is_taken_over_at_the_first_start_alone(tmp_path: Path) -> None:
+    old = trainer(tmp_path, save_strategy="steps", save_steps=3, num_train_epochs=4)
+    old.train()
+    keep = mk.open(tmp_path / "keep")
+    folder = tmp_path / "trainer" / "checkpoint-3"
+    taken = trainer(tmp_path, num_train_epochs=4)
+    with keep.run("line", seed=1) as run:
+        output = mk.transformers.train(taken, run=run, resume_from_checkpoint=folder, checkpoint=mk.every(steps=1))
+    steps = [one.step for one in reversed(keep.store.run("line").checkpoints(dropped=True))]
+    assert (output.global_step, steps) == (8, [3, 4, 5, 6, 7, 8])
+    assert taken.state.log_history[:3] == old.state.log_history[:3]
+    assert not keep.runs()[0].exact
+    again = trainer(tmp_path, num_train_epochs=4)
+    with keep.run("line", seed=1) as run:
+        mk.transformers.train(again, run=run, resume_from_checkpoint=folder)
+    assert torch.equal(again.model.layer.weight, taken.model.layer.weight)
+
+
 def test_data_that_do_not_tell_their_length_are_refused_or_marked(tmp_path: Path) -> None:
     class Stream(IterableDataset):
         def __iter__(self) -> Any:

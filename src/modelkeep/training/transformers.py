@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -38,6 +39,7 @@ def train(
     checkpoint: Every | None = None,
     retain: Retain | None = None,
     exact: bool = True,
+    resume_from_checkpoint: str | os.PathLike[str] | None = None,
 ) -> TrainOutput:
     """Train as ``trainer.train()`` does; killed at any moment, the same call goes on bit for bit.
 
@@ -54,6 +56,8 @@ def train(
             of the optimizer.
         retain: which checkpoints stay, of ``modelkeep.retain``; by default the last three.
         exact: False goes on where the resume could not be bit for bit, and marks the run.
+        resume_from_checkpoint: a folder that the ``Trainer`` has saved, which a run without checkpoints of its own
+            takes over; the run is marked, for the order of the data is another. Later starts go on from the run.
 
     Returns: what ``trainer.train()`` does; ``training_loss`` is over all processes. A finished run trains nothing, and
     its final weights and its log are put back.
@@ -75,7 +79,8 @@ def train(
             opened.retain = retain
         opened.check_fingerprint(exact=exact)
         with catch() as signals:
-            output = _Training(trainer, opened, checkpoint or every(), signals, exact=exact).train()
+            training = _Training(trainer, opened, checkpoint or every(), signals, exact=exact)
+            output = training.train(None if resume_from_checkpoint is None else os.fspath(resume_from_checkpoint))
     except BaseException as error:
         try:
             opened.close()
@@ -103,13 +108,17 @@ class _Training(TrainerCallback):
         self._schedule = Schedule(when)
         self._saved: State | None = None
         """What is still to be put back."""
+        self._begin_with: str | None = None
         self._metrics: dict[str, float] = {}
 
-    def train(self) -> TrainOutput:
+    def train(self, begin_with: str | None) -> TrainOutput:
         resumed = self._run.resumed
         if resumed is None:
+            self._begin_with = begin_with
+            if begin_with is not None:
+                self._run.mark_not_exact([f"begun with the Trainer's checkpoint {os.path.basename(begin_with)}"])
             with self._in_place():
-                return self._finish(self._trainer.train())
+                return self._finish(self._trainer.train(resume_from_checkpoint=begin_with))
         checkpoint, tree = resumed
         if not isinstance(tree, dict) or "transformers" not in tree:
             raise another_kind(self._run)
@@ -126,7 +135,8 @@ class _Training(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._saved is None:
-            self._save("start", inside=False, wait=True)
+            if self._begin_with is None:  # else what it has of generators is not loaded yet, and it is there again
+                self._save("start", inside=False, wait=True)
             return
         extra = self._saved["transformers"]["extra"]
         self._trainer._tr_loss = from_numpy(extra["loss"]).to(args.device)
@@ -142,6 +152,8 @@ class _Training(TrainerCallback):
             if not self._saved["transformers"]["inside"]:
                 self._finish_restoring()
             return
+        if not float(state.epoch or 0).is_integer():
+            return  # a checkpoint of the Trainer, taken over inside an epoch
         epochs = round(state.epoch or 0)
         pending = self._signals.pending
         if epochs and (pending is not None or self._schedule.due(state.global_step, epoch_ended=epochs)):
@@ -169,13 +181,15 @@ class _Training(TrainerCallback):
     def _in_place(self) -> Iterator[None]:
         """While the trainer trains, its files are the run, and its batches come from any place."""
         trainer = self._trainer
-        own: dict[str, Callable[..., Any]] = {
-            "get_train_dataloader": self._batches,
+        own: dict[str, Callable[..., Any]] = {"get_train_dataloader": self._batches}
+        loaders: dict[str, Callable[..., Any]] = {
             "_load_from_checkpoint": lambda *_, **__: self._load({"model": trainer.model}),
             "_load_optimizer_and_scheduler": lambda *_: self._load(_optimization(trainer)),
             "_load_scaler": lambda *_: None,
             "_load_rng_state": lambda *_: self._finish_restoring() if self._saved is not None else None,
         }
+        if self._saved is not None:
+            own |= loaders
         handler = trainer.callback_handler
         skip = trainer_module.skip_first_batches
 

@@ -1,5 +1,6 @@
 """``Checkpoint``: the callback that saves a training of Lightning at any step, and goes on from there bit for bit."""
 
+import os
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,7 +22,8 @@ from modelkeep.training.torch_batches import Batches
 class Checkpoint(Callback):
     """Save while Lightning trains and go on from there: the same script, run again, ends with the same bits.
 
-    Pass it to ``Trainer(callbacks=[...])``, and no ``ckpt_path`` to ``fit``. Beside what Lightning's own checkpoints
+    Pass it to ``Trainer(callbacks=[...])``, and no ``ckpt_path`` to ``fit``, but for a first start that takes over a
+    checkpoint of Lightning (the run is marked: what that lacks begins anew). Beside what Lightning's own checkpoints
     hold it keeps the random generators, what ``self.log`` and torchmetrics have accumulated, the metrics that
     schedulers watch, and the place in the data: a ``DataLoader`` (any sampler, workers, augmentations in the dataset
     and in ``collate_fn``, an ``IterableDataset``) is read from the batch that is next, in an order that follows from
@@ -38,7 +40,8 @@ class Checkpoint(Callback):
     Raises:
         NotExact: when ``fit`` begins: the data, or a setting, cannot be resumed bit for bit; each with its fix.
         StateMismatch: when ``fit`` begins: the run has checkpoints of another kind of training.
-        UsageError: when ``fit`` begins: several processes or devices train, or ``ckpt_path`` was given.
+        UsageError: when ``fit`` begins: several processes or devices train, or ``ckpt_path`` was given to a run that
+            has checkpoints of its own.
         UnsupportedState: a callback's ``state_dict`` holds what is no tensor and no plain value.
 
     The final state is durable when ``fit`` returns; a finished run trains nothing and has its final weights put back.
@@ -77,6 +80,8 @@ class Checkpoint(Callback):
             self._begin_to_restore(trainer, *self._run.resumed)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.ckpt_path is not None:
+            self._begin_with(str(trainer.ckpt_path))
         self._signals = self._context.enter_context(catch())
         if self._saved is not None:
             put_extra(trainer, self._saved["extra"])
@@ -144,6 +149,15 @@ class Checkpoint(Callback):
         trainer._checkpoint_connector._loaded_checkpoint = self._saved["lightning"]
         trainer.should_stop = self._saved["extra"]["stop"]
         self._schedule.saved(checkpoint.step)
+
+    def _begin_with(self, path: str) -> None:
+        """Lightning has loaded a file: fine for a first start alone."""
+        if self._saved is not None:
+            raise UsageError(
+                f"fit was given ckpt_path={path!r}, and run {self._run.name} goes on from its own checkpoint; leave "
+                "ckpt_path out, or take another name"
+            )
+        self._run.mark_not_exact([f"begun with Lightning's checkpoint {os.path.basename(path)}"])
 
     def _finish_restoring(self) -> None:
         """Last of all, when nothing else draws any more."""
