@@ -166,7 +166,7 @@ def test_32_writers_that_reuse_what_is_being_collected_lose_nothing(tmp_path: Pa
 def test_16_writers_of_a_bucket_lose_nothing_through_lost_answers(
     proxy: Proxy, through: str, tmp_path: Path, tried: Callable[..., None]
 ) -> None:
-    race_in_a_bucket(proxy, through, tmp_path, commits=2, tried=tried)
+    race_in_a_bucket(proxy, through, tmp_path, commits=4, tried=tried)
 
 
 @pytest.mark.torture
