@@ -69,26 +69,9 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 
-RARER = (
-    "validation split, shuffled within batches", "a subclassed model",
-    "weights of samples", "epochs shorter than the data", "tensors, a rate that decays by what it was",
-    "a PyDataset with threads", "several steps an execution", "run eagerly", "a train_step of its own, jax",
-    "a train_step of its own, torch", "files of callbacks", "averaged weights", "a PyDataset with processes",
-    "a Grain stream", "a repeated tf.data with steps_per_epoch", "a train_step of its own, tensorflow",
-    "mixed_float16 with loss scaling", "a tf.data of unknown length, at epochs",
-    "weights of classes, validated every second epoch", "low-rank adapters",
-    "an int8 layer trained through its adapter", "recurrent layers that carry their state", "the same on jax",
-    "two devices of a mesh", "two networks with two optimizers", "a DataLoader with augmentations",
-    "a StatefulDataLoader with workers", "a stream in a DataLoader", "a stream in a DataLoader with workers",
-    "a Hugging Face dataset", "a Grain dataset by index", "a Grain loader",
-    "weights averaged into the model at the end", "several inputs, outputs and losses", "compiled by XLA",
-)  # fmt: skip
-"""Left to torture, so that `make test` stays within its time."""
 
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.torture if name in RARER else ()) for name in CASES]
-)
+@pytest.mark.torture
+@pytest.mark.parametrize("name", CASES)
 def test_it_resumes_bit_for_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "two devices of a mesh":
         monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")

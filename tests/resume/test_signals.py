@@ -45,6 +45,7 @@ def test_sigterm_saves_inside_the_epoch_and_exits_with_75(whole: Path, tmp_path:
     assert_same_end(whole, tmp_path / "out")
 
 
+@pytest.mark.torture
 def test_ctrl_c_saves_and_raises_keyboard_interrupt(whole: Path, tmp_path: Path) -> None:
     process = signal_when_training(CASE, tmp_path, signal.SIGINT)
     printed, _ = process.communicate(timeout=300)
