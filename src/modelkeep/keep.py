@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from modelkeep.model.transfer.resizing import Resize
     from modelkeep.model.transfer.sources import Rename
     from modelkeep.runtime.predictor import Predictor
-    from modelkeep.training.adoption import Adopted
+    from modelkeep.training.adoption.adopting import Adopted
     from modelkeep.training.run import Run
     from modelkeep.training.summary import RunSummary
 
@@ -451,7 +451,8 @@ class Keep:
         >>> start, bool((model.weight == old.weight).all())
         (1200, True)
         """
-        from modelkeep.training.adoption import adopt, read_training
+        from modelkeep.training.adoption.adopting import adopt
+        from modelkeep.training.adoption.reading import read_training
 
         return adopt(self._store, read_training(path, step=step, epoch=epoch), run)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from killing import Program
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 import modelkeep as mk
 from modelkeep.errors import NotExact, StateMismatch, UnsupportedState, UsageError
@@ -177,6 +177,17 @@ def test_an_order_that_no_seed_decides_and_a_clock_are_refused(tmp_path: Path) -
         fit(tmp_path, unseeded)
     with pytest.raises(NotExact, match="a clock does not repeat itself"):
         fit(tmp_path, DataLoader(ROWS, batch_size=4), val_check_interval="00:00:01:00", check_val_every_n_epoch=None)
+
+
+def test_a_sampler_without_an_end_is_read_piece_by_piece(tmp_path: Path) -> None:
+    class Endless(Sampler):
+        def __iter__(self) -> Iterator[int]:
+            while True:
+                yield int(torch.randint(8, ()))
+
+    fit(tmp_path, DataLoader(ROWS, batch_size=4, sampler=Endless()), limit_train_batches=3, max_epochs=2)
+    run = mk.open(tmp_path / "keep").runs()[0]
+    assert (run.step, run.epoch, run.exact) == (6, 2, True)
 
 
 def test_what_no_state_can_hold_is_named(tmp_path: Path) -> None:

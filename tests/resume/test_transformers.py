@@ -95,10 +95,12 @@ def trainer(folder: Path, data: Any = ROWS, **options: Any) -> transformers.Trai
 def test_metrics_checkpoints_and_the_end_are_recorded(tmp_path: Path) -> None:
     keep = mk.open(tmp_path / "keep")
     first = trainer(tmp_path)
+    first.get_train_dataloader = own = first.get_train_dataloader
     output = mk.transformers.train(first, run=keep.run("line", seed=1), checkpoint=mk.every(steps=1))
     steps = [(one.step, one.epoch, one.reason) for one in reversed(keep.store.run("line").checkpoints(dropped=True))]
     assert steps == [(0, 0, "start"), (1, 0, "policy"), (2, 1, "policy"), (3, 1, "policy"), (4, 2, "final")]
-    assert "get_train_dataloader" not in vars(first)  # and the trainer is as it was
+    assert vars(first)["get_train_dataloader"] is own  # and the trainer is as it was
+    assert "_load_rng_state" not in vars(first)
     assert [type(one).__name__ for one in first.callback_handler.callbacks].count("_Training") == 0
     again = trainer(tmp_path)
     with keep.run("line", seed=1) as run:

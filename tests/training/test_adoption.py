@@ -149,6 +149,25 @@ def test_one_entry_is_never_given_to_two_modules(keep: Keep, tmp_path: Path) -> 
         ckpt.restore({"one": one, "other": other})
 
 
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [
+        ("optimizer", {"state": {}, "param_groups": 3}),
+        ("optimizer", {"state": 1, "param_groups": []}),
+        ("optimizer", {"state": {}, "param_groups": [{"params": 4}]}),
+        ("model", torch.ones(3)),
+        ("model", {3: torch.ones(3)}),
+    ],
+)
+def test_entries_of_another_form_are_a_typed_error(entry: str, found: Any, keep: Keep, tmp_path: Path) -> None:
+    parts = torch_parts()
+    whole = {"model": parts["model"].state_dict(), "optimizer": parts["optimizer"].state_dict()}
+    torch.save({**whole, entry: found, "step": 4}, tmp_path / "odd.pt")
+    keep.adopt(tmp_path / "odd.pt", run="odd")
+    with keep.run("odd") as run, run.checkpoints() as ckpt, pytest.raises(StateMismatch, match=f"{entry} is no state"):
+        ckpt.restore({"model": parts["model"], "optimizer": parts["optimizer"]})
+
+
 def test_another_model_is_refused_and_nothing_changes(keep: Keep, tmp_path: Path) -> None:
     parts = torch_parts()
     torch_steps(parts, 0, 2)
@@ -254,6 +273,9 @@ def test_a_checkpoint_manager_goes_on_in_a_loop(keep: Keep, tmp_path: Path) -> N
         manager.save()
     found = keep.adopt(tmp_path / "tf", run="net")
     assert (found.kind, found.checkpoint.step, Path(found.path).name) == ("tensorflow", 3, "ckpt-3.index")
+    wrong = {"net": Net(), "model": model, "optimizer": optimizer, "step": np.zeros(3)}
+    with keep.run("net") as run, run.checkpoints() as ckpt, pytest.raises(StateMismatch, match=r"step: wanted float64"):
+        ckpt.restore(wrong)
     other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), keras.layers.BatchNormalization()])
     adam = keras.optimizers.Adam()
     adam.build(other.trainable_variables)
@@ -376,6 +398,26 @@ def test_what_is_no_checkpoint_is_refused_and_starts_no_run(keep: Keep, tmp_path
     with pytest.raises(UsageError, match="step counts what is done"):
         keep.adopt(tmp_path / "module.pt", run="net", step=-1)
     assert keep.names() == []
+
+
+def test_a_count_that_no_training_has_is_asked_for(keep: Keep, tmp_path: Path) -> None:
+    torch.save({"model": torch.nn.Linear(1, 1).state_dict(), "step": 1 << 60}, tmp_path / "odd.pt")
+    with pytest.raises(UsageError, match="does not tell how many steps"):
+        keep.adopt(tmp_path / "odd.pt", run="net")
+    (tmp_path / "steps" / "²").mkdir(parents=True)
+    with pytest.raises(UnknownFormat):
+        keep.adopt(tmp_path / "steps", run="net")
+
+
+def test_a_run_whose_records_are_damaged_is_not_taken_for_a_new_one(keep: Keep, tmp_path: Path) -> None:
+    path, _ = keras_file(tmp_path)
+    with keep.run("net") as run:
+        run.save({"w": np.ones(2)}, step=1, epoch=0, wait=True)
+    (start,) = (tmp_path / "keep" / "runs" / "net" / "attempts").glob("*/start.json")
+    start.chmod(0o644)
+    start.write_bytes(start.read_bytes().replace(b"seed", b"sead"))
+    with pytest.raises(Damaged):
+        keep.adopt(path, run="net", epoch=1)
 
 
 def test_a_run_that_was_trained_stays_as_it_is(keep: Keep, tmp_path: Path) -> None:

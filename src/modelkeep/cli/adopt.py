@@ -27,7 +27,8 @@ def command(
 ) -> None:
     """Adopt a checkpoint."""
     from modelkeep.keep import open as open_place
-    from modelkeep.training.adoption import adopt, read_training
+    from modelkeep.training.adoption.adopting import adopt
+    from modelkeep.training.adoption.reading import read_training
     from modelkeep.values import check_name
 
     name = run.removeprefix("run:")

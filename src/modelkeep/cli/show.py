@@ -83,7 +83,7 @@ def _run_document(record: "RunRecord", summary: "RunSummary", attempts: "list[At
 
 def _first_and_last(attempts: "list[Attempt]") -> "tuple[Mapping[str, Json], Mapping[str, Json]]":
     """What was recorded at the start of the first and of the last attempt; nothing where no record can be read."""
-    from modelkeep.training.adoption import is_adoption
+    from modelkeep.training.adoption.kinds import is_adoption
 
     trained = [one for one in attempts if not is_adoption(one)]  # such a one has neither seed nor parameters
     return (trained[0].info, trained[-1].info) if trained else ({}, {})

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from modelkeep.errors import ModelkeepError, UsageError
 from modelkeep.store import Checkpoint
-from modelkeep.training.adoption import adopted_of, place_in_loop
+from modelkeep.training.adoption.kinds import adopted_of
+from modelkeep.training.adoption.placing import place_in_loop
 from modelkeep.training.doors import door_of, homes
 from modelkeep.training.interrupt import Signals, catch, leave
 from modelkeep.training.plain import numbers

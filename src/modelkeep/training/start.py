@@ -12,7 +12,7 @@ from modelkeep.errors import Damaged, NotExact, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.store import Attempt, Checkpoint, RunRecord, Store, clear_leftovers, newest_good
 from modelkeep.training import environment
-from modelkeep.training.adoption.adopting import is_adoption
+from modelkeep.training.adoption.kinds import is_adoption
 from modelkeep.training.fingerprint import FIXED, compare_fingerprints, fingerprint
 from modelkeep.training.parameters import canonical_params, check_params
 from modelkeep.training.plain import decode, encode

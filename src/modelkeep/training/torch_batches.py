@@ -124,12 +124,23 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         epoch, batch = self._place()
-        yield from self.passes.batches(epoch, batch, None)
+        if self.passes.is_stream or self.passes.length is not None:
+            yield from self.passes.batches(epoch, batch, None)
+            return
+        given = _AT_A_TIME  # a sampler that tells no length may have no end, and what it gives is held
+        while given == _AT_A_TIME:
+            given = 0
+            for one in self.passes.batches(epoch, batch, _AT_A_TIME):
+                yield one
+                given += 1
+            batch += given
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_loader":  # of a copy that has nothing yet
+            raise AttributeError(name)
         return getattr(self._loader, name)
 
 
@@ -201,6 +212,7 @@ class _Generators:
 
 _END = object()
 
+_AT_A_TIME = 10_000
 _LOOKED_AT = 1000
 """Batches whose order is compared."""
 

@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,7 @@ class _Training(TrainerCallback):
     def __init__(self, trainer: transformers.Trainer, run: Run, when: Every, signals: Signals, *, exact: bool) -> None:
         self._trainer, self._run, self._signals, self._exact = trainer, run, signals, exact
         self._schedule = Schedule(when)
+        self._own_batches: Callable[[], Any] = trainer.get_train_dataloader
         self._saved: State | None = None
         """What is still to be put back."""
         self._begin_with: str | None = None
@@ -196,6 +197,7 @@ class _Training(TrainerCallback):
         def skipped(batches: Any, count: int) -> Any:
             return batches.after(count) if isinstance(batches, _Batches) else skip(batches, count)
 
+        before = {name: vars(trainer)[name] for name in own if name in vars(trainer)}
         handler.callbacks.insert(0, self)
         for name, function in own.items():
             setattr(trainer, name, function)
@@ -205,12 +207,12 @@ class _Training(TrainerCallback):
         finally:
             trainer_module.skip_first_batches = skip
             for name in own:
-                with suppress(AttributeError):
-                    delattr(trainer, name)
+                delattr(trainer, name)
+            vars(trainer).update(before)
             handler.callbacks.remove(self)
 
     def _batches(self) -> Any:
-        loader = type(self._trainer).get_train_dataloader(self._trainer)
+        loader = self._own_batches()
         problems: list[str] = []
         batches = loader
         if isinstance(loader, DataLoader):

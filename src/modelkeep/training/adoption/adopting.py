@@ -3,16 +3,17 @@
 import os
 import secrets
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from modelkeep.errors import Conflict
-from modelkeep.store import Attempt, Checkpoint, Store
+from modelkeep.store import Checkpoint, RunRecord, Store
 from modelkeep.training import environment
-from modelkeep.training.adoption.reading import Found
+from modelkeep.training.adoption.kinds import ADOPTED, is_adoption
 from modelkeep.training.plain import encode
 from modelkeep.values import Json, check_name
 
-ADOPTED = "adopted"
-"""The reason of such a checkpoint, the one part of its state, and the entry of its attempt's record."""
+if TYPE_CHECKING:
+    from modelkeep.training.adoption.reading import Found
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,40 +32,27 @@ class Adopted:
     """What the file does not have; each begins anew."""
 
 
-def adopt(store: Store, found: Found, name: str) -> Adopted:
+def adopt(store: Store, found: "Found", name: str) -> Adopted:
     """Make a checkpoint of another tool the newest one of the run ``name``; see `Keep.adopt`.
 
     Raises:
         Conflict: the run has been trained already.
+        Damaged: a record of the run cannot be read, so that nobody knows whether it has.
         InvalidName, RunLocked, StorageError: see `Keep.run`.
     """
     check_name(name)
     record = store.run(name)
     with store.backend.lock(record.lock_key):
-        attempts = record.attempts(on_damage=_leave_out)
-        if record.exists() and not all(is_adoption(attempt) for attempt in attempts):
+        if not all(is_adoption(attempt) for attempt in record.attempts()):
             raise Conflict(f"run {name} has been trained already, and stays as it is; adopt into another name")
-        checkpoint = _commit(store, found, name)
+        checkpoint = _commit(store, record, found)
     return Adopted(name, found.kind, found.path, checkpoint, found.epoch, found.unknown)
 
 
-def is_adoption(attempt: Attempt) -> bool:
-    """Whether an attempt computed nothing but took over a checkpoint: seed and parameters come with the next one."""
-    return ADOPTED in attempt.info
-
-
-def why_not_exact(kind: str, source: str, unknown: tuple[str, ...]) -> str:
-    """The sentence that each checkpoint of such a run carries."""
-    return f"adopted from {kind} ({source}), which does not have {'; '.join(unknown)}"
-
-
-def _commit(store: Store, found: Found, name: str) -> Checkpoint:
+def _commit(store: Store, record: RunRecord, found: "Found") -> Checkpoint:
     step, epoch = found.step, found.epoch
-    record = store.run(name)
     token = secrets.token_hex(8)
     source = os.path.basename(os.path.normpath(found.path))
-    unknown: list[Json] = [*found.unknown]
-    about: dict[str, Json] = {"kind": found.kind, "source": source, "unknown": unknown}
     info: dict[str, Json] = {
         "modelkeep": environment.version(),
         "seed": None,
@@ -73,24 +61,20 @@ def _commit(store: Store, found: Found, name: str) -> Checkpoint:
         "writer": token,
         "resumed_from": None,
         "environment": None,
-        ADOPTED: about,
+        ADOPTED: {"kind": found.kind, "source": source, "unknown": [*found.unknown]},
     }
     attempt = record.start_attempt(info)
     meta: dict[str, Json] = {
         "kind": "checkpoint",
-        "run": name,
+        "run": record.name,
         "attempt": attempt.number,
         "step": step,
         "epoch": epoch or 0,
         "metrics": {},
         "reason": ADOPTED,
-        "not_exact": [why_not_exact(found.kind, source, found.unknown)],
+        "not_exact": [f"adopted from {found.kind} ({source}), which does not have {'; '.join(found.unknown)}"],
         "parents": [],
     }
-    tree = {ADOPTED: {**about, "epoch": epoch, "state": dict(found.state)}}
+    tree = {ADOPTED: {"kind": found.kind, "epoch": epoch, "state": dict(found.state)}}
     snapshot = store.save(tree, meta=meta, writer=token)
     return record.commit_checkpoint(attempt, snapshot, step=step, epoch=epoch or 0, reason=ADOPTED, exact=False)
-
-
-def _leave_out(key: str, error: Exception) -> None:
-    """The run itself will tell."""

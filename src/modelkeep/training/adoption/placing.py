@@ -9,8 +9,8 @@ import numpy as np
 
 from modelkeep.errors import StateMismatch, UsageError
 from modelkeep.frameworks.mismatch import Path, leaves, nest, show
-from modelkeep.training.adoption.adopting import ADOPTED
-from modelkeep.training.adoption.reading import KERAS, ORBAX, TENSORFLOW, TORCH, is_optimizer
+from modelkeep.frameworks.trees import kind_of
+from modelkeep.training.adoption.kinds import KERAS, ORBAX, TENSORFLOW, TORCH, is_optimizer
 from modelkeep.training.doors import door_of, homes
 
 State = Mapping[str, Any]
@@ -22,11 +22,6 @@ class Placed:
 
     state: Any
     anew: tuple[str, ...]
-
-
-def adopted_of(tree: Any) -> State | None:
-    """What was adopted, where a checkpoint's tree is that; else None."""
-    return tree[ADOPTED] if isinstance(tree, dict) and tree.keys() == {ADOPTED} else None
 
 
 def place_in_keras(model: Any, adopted: State) -> None:
@@ -112,8 +107,9 @@ def _place_tensorflow(state: dict[str, Any], found: State) -> Placed:
 
     objects = {name: part for name, part in state.items() if homes(part) & {"tensorflow", "keras"}}
     values = {name: part for name, part in state.items() if name not in objects}
+    taken = {name: _fitting(name, found[name], part) for name, part in values.items() if name in found}
     left = tensorflow_graph.load_named(objects, found)
-    state.update({name: _plain(found[name], part) for name, part in values.items() if name in found})
+    state.update(taken)
     _tell_unused([name for name in left if name not in values])
     return Placed(state, tuple(name for name in values if name not in found))
 
@@ -134,6 +130,9 @@ def _place_torch(state: dict[str, Any], found: State) -> Placed:
             f"the file has nothing for {', '.join(missing)} of the state, and nothing was changed; it has "
             f"{', '.join(map(str, found))!s:.300}: name the parts as there"
         )
+    wrong = [name for name in tree if not _has_form(tree[name], state[name], is_module=name in modules)]
+    if wrong:
+        raise StateMismatch(f"what the file has for {', '.join(wrong)} is no state dict; nothing was changed")
     for name, names in modules.items():
         tree[name] = nested(_unprefixed(tree[name], names))
     objects = {name: state[name] for name in tree}
@@ -188,10 +187,30 @@ def _unprefixed(entry: State, names: Sequence[str]) -> State:
     return entry
 
 
+def _has_form(entry: Any, part: Any, *, is_module: bool) -> bool:
+    """Whether an entry has the form that ``load_state_dict`` of such a part takes; a file may have anything there."""
+    if is_module:
+        return isinstance(entry, Mapping) and all(isinstance(name, str) for name in entry)
+    return is_optimizer(entry) if hasattr(part, "param_groups") else True
+
+
 def _plain(value: Any, like: Any) -> Any:
-    """A number out of an array without axes, where the state has a plain number."""
-    is_number = isinstance(like, bool | int | float) and isinstance(value, np.ndarray) and value.ndim == 0
-    return type(like)(value.item()) if is_number else value
+    """A number out of an array without axes, where the state has a plain number of that very value."""
+    if isinstance(like, bool | int | float) and isinstance(value, np.ndarray) and value.ndim == 0:
+        number = type(like)(value.item())
+        return number if number == value.item() else value
+    return value
+
+
+def _fitting(name: str, value: Any, like: Any) -> Any:
+    """A plain value or an array for one that the state has. Raises StateMismatch where it is of another kind."""
+    value = _plain(value, like)
+    same = type(value) is type(like)
+    if same and isinstance(like, np.ndarray):
+        same = (value.dtype, value.shape) == (like.dtype, like.shape)
+    if not same:
+        raise StateMismatch(f"{name}: wanted {kind_of(like)}, found {kind_of(value)}; nothing was changed")
+    return value
 
 
 def _place_orbax(state: Any, found: State) -> Placed:

@@ -12,8 +12,7 @@ from modelkeep.budget import Budget
 from modelkeep.errors import Damaged, UnknownFormat, UsageError
 from modelkeep.importers import Weights, open_weights
 from modelkeep.importers.folder import list_names, open_member, read_json, read_text
-
-KERAS, TENSORFLOW, ORBAX, TORCH = "keras", "tensorflow", "orbax", "torch"
+from modelkeep.training.adoption.kinds import KERAS, ORBAX, TENSORFLOW, TORCH, is_optimizer
 
 _KINDS = {
     "keras": KERAS, "hdf5": KERAS, "tensorflow-checkpoint": TENSORFLOW, "orbax": ORBAX, "torch": TORCH,
@@ -24,6 +23,7 @@ _NEWEST = re.compile(r'^model_checkpoint_path: "([^"\n]+)"', re.MULTILINE)
 _ITERATIONS = re.compile(r"(.*/)?optimizer(/inner_optimizer)?/(vars/0|_iterations)")
 _SCALED = "optimizer/inner_optimizer/"
 _STEPS = ("step", "global_step", "steps", "iteration", "iterations", "iter")
+_MOST = 1 << 53
 _ALWAYS_UNKNOWN = ("the random generators", "the order of the data and the place in it")
 
 
@@ -59,7 +59,7 @@ def read_training(
     """
     budget = budget or Budget()
     for option, count in (("step", step), ("epoch", epoch)):
-        if count is not None and (type(count) is not int or count < 0):
+        if count is not None and _whole(count) is None:
             raise UsageError(f"{option} counts what is done, from 0; not {count!r}")
     place, epoch_beside, unknown = _newest(os.fspath(path), budget)
     weights = open_weights(place, budget)
@@ -107,7 +107,7 @@ def _newest(path: str, budget: Budget) -> tuple[str, int | None, tuple[str, ...]
         if newest is None:
             raise Damaged(f"{path}: its file 'checkpoint' names no checkpoint; name the .index file that is meant")
         return os.path.join(path, f"{os.path.basename(newest[1])}.index"), None, ()
-    steps = [name for name in names if name.isdigit() and os.path.isdir(os.path.join(path, name))]
+    steps = [name for name in names if name.isdecimal() and os.path.isdir(os.path.join(path, name))]
     if steps:
         return _item(os.path.join(path, max(steps, key=int)), budget), None, ()
     return _item(path, budget), None, ()
@@ -145,15 +145,6 @@ def _optimizer_in(kind: str, state: Mapping[str, Any], weights: Weights) -> bool
     return bool(weights.metadata.get("optimizer")) or any(_ITERATIONS.fullmatch(name) for name in state)
 
 
-def is_optimizer(part: object) -> bool:
-    """Whether it is what ``state_dict`` of a torch optimizer says.
-
-    >>> is_optimizer({"state": {}, "param_groups": []})
-    True
-    """
-    return isinstance(part, Mapping) and part.keys() == {"state", "param_groups"}
-
-
 def _step(kind: str, state: Mapping[str, Any], place: str) -> int | None:
     """Steps done: as the file says, else as its optimizer has counted, else as Orbax has named the folder."""
     named = [found for name in _STEPS if (found := _whole(state.get(name))) is not None]
@@ -163,7 +154,7 @@ def _step(kind: str, state: Mapping[str, Any], place: str) -> int | None:
     if counted:
         return max(counted)
     folders = os.path.normpath(place).split(os.sep)
-    return next((int(name) for name in reversed(folders[-2:]) if kind == ORBAX and name.isdigit()), None)
+    return next((int(name) for name in reversed(folders[-2:]) if kind == ORBAX and name.isdecimal()), None)
 
 
 def _iterations(state: Mapping[str, Any]) -> list[int]:
@@ -179,7 +170,7 @@ def _torch_steps(state: Mapping[str, Any]) -> list[int]:
 
 
 def _whole(value: Any) -> int | None:
-    """A count: a whole number that is not negative, of Python or in an array without axes.
+    """A count: a whole number that is neither negative nor more than JSON has, of Python or in an array without axes.
 
     >>> _whole(np.float32(3)), _whole(True), _whole(2.5)
     (3, None, None)
@@ -188,4 +179,4 @@ def _whole(value: Any) -> int | None:
         value = value.item()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value < _MOST else None

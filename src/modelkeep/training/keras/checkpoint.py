@@ -11,7 +11,8 @@ from keras.callbacks import Callback, CallbackList, History
 from modelkeep.errors import UsageError
 from modelkeep.frameworks import keras as keras_door
 from modelkeep.model.keras_model import described
-from modelkeep.training.adoption import adopted_of, begun_epoch, place_in_keras
+from modelkeep.training.adoption.kinds import adopted_of
+from modelkeep.training.adoption.placing import begun_epoch, place_in_keras
 from modelkeep.training.interrupt import leave_on_sigterm
 from modelkeep.training.keras.callbacks import prepare_callbacks, restore_callbacks
 from modelkeep.training.keras.progress import Position, State, capture, variables_to_continue

@@ -14,7 +14,8 @@ from keras.src.utils.io_utils import print_msg
 
 from modelkeep.errors import ModelkeepError, UsageError
 from modelkeep.frameworks import keras as keras_door
-from modelkeep.training.adoption import adopted_of, begun_epoch, place_in_keras
+from modelkeep.training.adoption.kinds import adopted_of
+from modelkeep.training.adoption.placing import begun_epoch, place_in_keras
 from modelkeep.training.interrupt import catch
 from modelkeep.training.keras.callbacks import missing_callbacks, restore_callbacks
 from modelkeep.training.keras.data import Order, source_of
