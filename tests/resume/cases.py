@@ -31,9 +31,9 @@ class Case:
 
 
 def build(case: dict[str, Any], out: str) -> Case:
+    model = MODELS[case.get("model", "cnn")](case)  # first: it says which devices there are
     data, fit = DATA[case["data"]]()
     callbacks, files = CALLBACKS[case.get("callbacks", "plateau")](out)
-    model = MODELS[case.get("model", "cnn")](case)
     return Case(model, data, callbacks, {"epochs": 5, **fit, **case.get("fit", {})}, files)
 
 
@@ -386,7 +386,18 @@ def distributed(case: dict[str, Any]) -> keras.Model:
     return cnn(case)
 
 
+def mirrored(case: dict[str, Any]) -> keras.Model:
+    """On two devices under ``tf.distribute``, whose moving averages differ."""
+    import tensorflow as tf
+
+    devices = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(devices[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        return cnn(case)
+
+
 MODELS = {
+    "mirrored": mirrored,
     "adapted": adapted,
     "quantized": quantized,
     "recurrent": recurrent,

@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,33 @@ def train_killed(case: dict[str, Any], keep: Path, out: Path, *, kills: int, see
     return log.read_text().split() if log.exists() else []
 
 
-def assert_same_end(first: Path, second: Path, *, parts: tuple[str, ...] = ("model", "optimizer", "metrics")) -> None:
-    """History, every variable of the parts and what the callbacks hold are equal bit for bit."""
+def kill_and_compare(case: dict[str, Any], folder: Path, *, kills: int, seed: int) -> list[str]:
+    """Kill trainings until there were ``kills`` kills, each training compared with the one that was left alone.
+
+    Returns: what each kill hit, as of ``train_killed``.
+    """
+    train(case, folder / "whole-keep", folder / "whole")
+    hits: list[str] = []
+    for training in range(kills):
+        if len(hits) >= kills:
+            break
+        out = folder / f"killed-{training}"
+        keep = folder / f"keep-{training}"
+        hits += train_killed(case, keep, out, kills=kills - len(hits), seed=seed + 7919 * training)
+        assert_same_end(folder / "whole", out)
+    return hits
+
+
+def assert_same_end(first: Path, second: Path, *, parts: Sequence[str] | None = None) -> None:
+    """History, every variable (of the parts) and what the callbacks hold are equal bit for bit."""
     one, other = (pickle.loads(path.read_bytes()) for path in (first, second))
     assert one["epochs"] == other["epochs"]
     assert _exact(one["history"]) == _exact(other["history"])
     assert _renamed(one["callbacks"], first) == _renamed(other["callbacks"], second)
-    left, right = (dict(_arrays({part: each["state"][part] for part in parts})) for each in (one, other))
+    left, right = (
+        dict(_arrays({part: tree for part, tree in each["state"].items() if parts is None or part in parts}))
+        for each in (one, other)
+    )
     assert left.keys() == right.keys()
     differing = [path for path in left if left[path] != right[path]]
     assert not differing, f"{len(differing)} of {len(left)} variables differ: {differing[:10]}"

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
-from harness import assert_same_end, train, train_killed
+from harness import kill_and_compare
 
 BACKENDS = ("tensorflow", "jax", "torch")
 SCHEDULES = {
@@ -23,25 +24,14 @@ SAMPLE = [("jax", "tf_data", "plateau"), ("torch", "py_dataset", "plateau")]
 """What `make test` kills, beside a loader, a loop of one's own, Lightning and the Trainer."""
 
 
-def kill_and_compare(backend: str, data: str, schedule: str, folder: Path, *, kills: int) -> list[str]:
-    """Kill trainings until there were ``kills`` kills, each training compared with the one that was left alone."""
-    case = {"backend": backend, "data": data, **SCHEDULES[schedule]}
-    train(case, folder / "whole-keep", folder / "whole")
-    seed = sum(map(ord, backend + data + schedule))
-    hits: list[str] = []
-    for training in range(kills):
-        if len(hits) >= kills:
-            break
-        out = folder / f"killed-{training}"
-        keep = folder / f"keep-{training}"
-        hits += train_killed(case, keep, out, kills=kills - len(hits), seed=seed + 7919 * training)
-        assert_same_end(folder / "whole", out)
-    return hits
+def matrix_case(backend: str, data: str, schedule: str) -> dict[str, Any]:
+    return {"backend": backend, "data": data, **SCHEDULES[schedule]}
 
 
 @pytest.mark.parametrize(("backend", "data", "schedule"), SAMPLE)
 def test_a_killed_training_ends_with_the_same_bits(backend: str, data: str, schedule: str, tmp_path: Path) -> None:
-    assert len(kill_and_compare(backend, data, schedule, tmp_path, kills=1)) == 1
+    case = matrix_case(backend, data, schedule)
+    assert len(kill_and_compare(case, tmp_path, kills=1, seed=sum(map(ord, backend + data + schedule)))) == 1
 
 
 @pytest.mark.torture
@@ -49,7 +39,8 @@ def test_a_killed_training_ends_with_the_same_bits(backend: str, data: str, sche
 def test_twenty_kills_change_no_bit(
     backend: str, data: str, schedule: str, tmp_path: Path, tried: Callable[..., None]
 ) -> None:
-    hits = kill_and_compare(backend, data, schedule, tmp_path, kills=20)
+    case = matrix_case(backend, data, schedule)
+    hits = kill_and_compare(case, tmp_path, kills=20, seed=sum(map(ord, backend + data + schedule)))
     where = ", ".join(f"{kind} {count}" for kind, count in sorted(Counter(hits).items()))
     tried(len(hits), f"SIGKILLs of a training: {backend}, {data}, {schedule}", where)
     assert len(hits) == 20

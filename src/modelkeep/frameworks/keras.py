@@ -4,7 +4,7 @@ A state saved under one backend loads under another: names, shapes and dtypes ar
 width Keras lets the backend choose (they may change it where every value survives).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,7 +15,7 @@ from modelkeep.frameworks.keras_names import flat_layers, metric_variables, mode
 from modelkeep.frameworks.keras_optimizer import optimizer_variables
 from modelkeep.frameworks.mismatch import Fit, Path, check, leaves, nest
 
-PARTS = ("model", "optimizer", "metrics")
+PARTS = ("model", "optimizer", "metrics", "replicas")
 """The parts of a Keras state."""
 
 _FIT = Fit(
@@ -30,9 +30,10 @@ def state_of(model: Any, *, copy: bool = False) -> dict[str, Any]:
 
     Each part is nested dicts with one numpy array for each variable, of its dtype and shape: layers by containment
     (seed generators included), optimizer scalars and slots by model variable, metrics by name. ``optimizer`` is None
-    for a model that was not compiled. Without ``copy`` the arrays are views that later training steps do not change
-    (copies on torch); let go of them soon, for the backend has to allocate anew as long as they are held. May be
-    called from a callback in the middle of ``fit``.
+    for a model that was not compiled. On several replicas of ``tf.distribute`` there is ``replicas`` too: by part, path
+    and number of the replica what may differ between them (moving averages, seeds, metrics). Without ``copy`` the
+    arrays are views that later training steps do not change (copies on torch); let go of them soon, for the backend has
+    to allocate anew as long as they are held. May be called from a callback in the middle of ``fit``.
 
     Raises:
         UnsupportedState: a variable that cannot be placed, or that has no value yet.
@@ -49,7 +50,8 @@ def state_of(model: Any, *, copy: bool = False) -> dict[str, Any]:
 def load_into(model: Any, tree: dict[str, Any], *, parts: Sequence[str] = PARTS) -> None:
     """Put a state into a built model, variable by variable, bit for bit.
 
-    Every path, shape and dtype of the asked ``parts`` is checked first. An optimizer that was not built yet is
+    Every path, shape and dtype of the asked ``parts`` is checked first. Each replica of ``tf.distribute`` gets its own
+    values where the state is of as many replicas, else all get the same. An optimizer that was not built yet is
     built when the state has more for it.
 
     Raises:
@@ -78,6 +80,10 @@ def load_into(model: Any, tree: dict[str, Any], *, parts: Sequence[str] = PARTS)
     if more and optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
         variables = _named(model, parts)
+    replicas, ours = ({path for path in paths if path[0] == "replicas"} for paths in (found, variables))
+    if replicas != ours:
+        for path in replicas | ours:
+            found.pop(path, None), variables.pop(path, None)
     wanted = {path: keras_arrays.spec(variable) for path, variable in variables.items()}
     for path, array in check(wanted, found, _FIT).items():
         keras_arrays.write(variables[path], array)
@@ -102,7 +108,23 @@ def variables_of(model: Any) -> dict[str, dict[Path, Any] | None]:
         for name, other in other_optimizers(model).items():
             placed = optimizer_variables(other, paths)
             named |= {("others", name, *path): variable for path, variable in placed.items()}
-    return {"model": found, "optimizer": named, "metrics": metric_variables(model)}
+    parts = {"model": found, "optimizer": named, "metrics": metric_variables(model)}
+    replicas = _replicas(parts)
+    return {**parts, "replicas": replicas} if replicas else parts
+
+
+def _replicas(parts: Mapping[str, Mapping[Path, Any] | None]) -> dict[Path, Any]:
+    """What may differ between the replicas of ``tf.distribute``, which are updated each by itself."""
+    if keras.backend.backend() != "tensorflow":
+        return {}
+    from modelkeep.frameworks.tensorflow import replicas_of
+
+    return {
+        (part, *path, str(number)): value
+        for part in ("model", "metrics")
+        for path, variable in (parts[part] or {}).items()
+        for number, value in enumerate(replicas_of(keras_arrays.value_of(variable)))
+    }
 
 
 def _named(model: Any, parts: Sequence[str]) -> dict[Path, Any]:

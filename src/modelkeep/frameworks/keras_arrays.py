@@ -20,7 +20,7 @@ def read(variable: Any, *, copy: bool) -> np.ndarray:
     Raises:
         UnsupportedState: the variable has no value yet, or one that numpy cannot hold.
     """
-    value = _value(variable)
+    value = value_of(variable)
     match keras.backend.backend():
         case "tensorflow":
             from modelkeep.frameworks import tensorflow
@@ -41,7 +41,7 @@ def read(variable: Any, *, copy: bool) -> np.ndarray:
 
 def spec(variable: Any) -> Spec:
     """Return dtype and shape of the value as the backend holds it (torch keeps uint16 as int32)."""
-    value = _value(variable)
+    value = value_of(variable)
     match keras.backend.backend():
         case "tensorflow":
             dtype = np.dtype(value.dtype.as_numpy_dtype)
@@ -64,16 +64,17 @@ def write(variable: Any, array: np.ndarray) -> None:
         case "jax":
             from modelkeep.frameworks import jax
 
-            variable.assign(jax.from_numpy(array, _value(variable)))
+            variable.assign(jax.from_numpy(array, value_of(variable)))
         case "torch":
             from modelkeep.frameworks import torch_tensors
 
-            torch_tensors.assign(_value(variable), array)
+            torch_tensors.assign(value_of(variable), array)
         case _:
             variable.assign(np.array(array))
 
 
-def _value(variable: Any) -> Any:
+def value_of(variable: Any) -> Any:
+    """What the backend holds for a variable."""
     if not isinstance(variable, keras.Variable):
         return variable
     if variable._value is None:

@@ -16,7 +16,8 @@ def state_of(obj: object, *, copy: bool = False) -> Any:
     """Return the state of variables, or of a tree of them, with a numpy array for each.
 
     A ``tf.Module`` becomes nested dicts by attribute (``layers/0/kernel``), a ``tf.random.Generator`` its algorithm
-    and state, text variables object arrays of bytes. A variable under two names is one array under two paths.
+    and state, text variables object arrays of bytes. A variable under two names is one array under two paths, and one
+    that each replica of ``tf.distribute`` updates by itself (`replicas_of`) a list with the array of each.
     Without ``copy`` arrays are read-only views that later assignments do not change.
 
     Raises:
@@ -80,6 +81,18 @@ def from_numpy(array: Array) -> tf.Tensor:
     return tf.constant(array, dtype=tf.string) if array.dtype.kind == "O" else tf.constant(array)
 
 
+def replicas_of(variable: object) -> list[tf.Variable]:
+    """The variable of each replica, where ``tf.distribute`` lets them differ: what is not trained, and is on several.
+
+    >>> replicas_of(tf.Variable([1.0], trainable=False))
+    []
+    """
+    if not isinstance(variable, tf.distribute.DistributedValues) or len(variable.values) == 1:
+        return []
+    apart = not variable.trainable or variable.synchronization == tf.VariableSynchronization.ON_READ
+    return list(variable.values) if apart else []
+
+
 class _Reader:
     """Reads leaves; a variable that stands in several places is read once."""
 
@@ -88,6 +101,9 @@ class _Reader:
         self._arrays: dict[int, Array] = {}
 
     def __call__(self, obj: object, path: Path) -> object:
+        replicas = replicas_of(obj)
+        if replicas:
+            return [self(one, path) for one in replicas]
         if isinstance(obj, tf.Variable):
             if id(obj) not in self._arrays:
                 self._arrays[id(obj)] = to_numpy(obj, copy=self._copy)
@@ -102,7 +118,10 @@ class _Reader:
 
 
 def _plan_leaf(obj: Any, tree: object, path: Path, todo: Plan) -> None:
-    if isinstance(obj, tf.Variable):
+    replicas = replicas_of(obj)
+    if replicas:
+        trees.plan(replicas, tree, _plan_leaf, todo, path)
+    elif isinstance(obj, tf.Variable):
         array = todo.array(spec(obj, tree), tree, path)
         if array is not None:
             todo.write(obj, array, path, lambda: obj.assign(from_numpy(array)))

@@ -20,7 +20,7 @@ from modelkeep.training.policy import Every, Retain, Schedule, check_policies, e
 from modelkeep.training.randomness import restore_generators
 from modelkeep.training.run import Run
 
-_LASTING = ("model", "optimizer")
+_LASTING = ("model", "optimizer", "replicas")
 """Metrics begin anew with each epoch, and TensorFlow makes their variables only in the first step."""
 
 

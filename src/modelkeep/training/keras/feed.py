@@ -1,10 +1,13 @@
 """The seam to ``Model.fit``: a Keras data adapter that gives it a source, one epoch at a time."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import keras
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from modelkeep.training.keras.data import Batch, Source
+from modelkeep.training.keras.replicas import Strategy, distributed
 
 
 class Feed(DataAdapter):
@@ -14,8 +17,9 @@ class Feed(DataAdapter):
     the first request of an epoch opens the source.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, strategy: Strategy | None = None) -> None:
         self.source = source
+        self.strategy = strategy
         self.skip = 0
         self.is_behind = False
         """All batches of this epoch are behind; Keras, which must have one, gets one without anything in it."""
@@ -37,11 +41,14 @@ class Feed(DataAdapter):
         batches = self.source.open(self._epoch, self.skip)
         if self.on_open is not None:
             self.on_open()
-        return iter([()]) if self.is_behind else batches
+        if self.is_behind:
+            return iter([()])
+        is_open = self.source.steps is None and keras.backend.backend() == "tensorflow"
+        return UntilTheEnd(batches) if is_open else batches
 
-    def get_tf_dataset(self) -> "Feed":
+    def get_tf_dataset(self) -> Any:
         """Keras' TensorFlow trainer only iterates over what it gets, so it gets the feed itself."""
-        return self
+        return self if self.strategy is None else distributed(self)
 
     def get_jax_iterator(self) -> Iterator[Batch]:
         return iter(self)
@@ -80,3 +87,27 @@ class Feed(DataAdapter):
             self._epoch = None
             if not self.is_behind:  # else the source was told before it was saved
                 self.source.epoch_ended()
+
+
+class UntilTheEnd:
+    """Batches of unknown number for Keras' TensorFlow trainer, whose step never begins without a batch.
+
+    Given an iterator of TensorFlow's, Keras finds its end by a step that fails; by then parts of that step may have
+    run, such as the count of the optimizer and the seeds of random layers, on one replica or on all.
+    """
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of one execution of Keras' step function, which takes as many as it wants."""
+        import tensorflow as tf
+
+        first = next(self._batches, None)
+        if first is None:
+            raise tf.errors.OutOfRangeError(None, None, "the end of the data")
+        yield first
+        yield from self._batches

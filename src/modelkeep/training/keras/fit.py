@@ -3,7 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from modelkeep.training.keras.exactness import findings, findings_in_step
 from modelkeep.training.keras.feed import Feed
 from modelkeep.training.keras.loop import Loop, Plan
 from modelkeep.training.keras.progress import VARIABLES, Position, final_variables
+from modelkeep.training.keras.replicas import Strategy, dealing, findings_in_replicas, strategy_of
 from modelkeep.training.keras.setup import changes, setup_of
 from modelkeep.training.keras.watch import Watch
 from modelkeep.training.policy import Every, Retain, Schedule, check_policies, every
@@ -85,9 +86,10 @@ def fit(
 
 
 def _fit(model: keras.Model, call: "_Call", run: Run, when: Every, *, exact: bool) -> None:
-    feed, validation = call.feed(run.seed), call.validation_feed(run.seed)
+    strategy = strategy_of(model)
+    feed, validation = call.feed(run.seed, strategy), call.validation_feed(run.seed, strategy)
     _build(model, feed)
-    setup = setup_of(model, feed, validation, call.settings())
+    setup = setup_of(model, feed, validation, call.settings(strategy))
     if _is_done(run, call.epochs, setup):
         what = "is finished" if run.finished is not None else f"is past epoch {call.epochs}"
         call.tell(f"run {run.name} {what}: its history is returned, and its weights are in the model")
@@ -97,7 +99,7 @@ def _fit(model: keras.Model, call: "_Call", run: Run, when: Every, *, exact: boo
     _tell_unknown_length(feed)
     run.check_fingerprint(exact=exact)
     watch = Watch(call.callbacks)
-    with catch() as signals:
+    with catch() as signals, dealing(model, strategy):
         plan = Plan(
             run=run,
             schedule=Schedule(when),
@@ -106,7 +108,9 @@ def _fit(model: keras.Model, call: "_Call", run: Run, when: Every, *, exact: boo
             validation=validation,
             setup=setup,
             on_step=lambda: refuse_or_mark(
-                run, [*findings_in_step(model.train_function), *watch.findings()], exact=exact
+                run,
+                [*findings_in_step(model.train_function), *findings_in_replicas(model), *watch.findings()],
+                exact=exact,
             ),
         )
         loop = call.loop(model, plan)
@@ -170,16 +174,17 @@ class _Call:
             rest=given,
         )
 
-    def settings(self) -> dict[str, Any]:
-        """Arguments beside the data that decide the bits."""
-        return {"class_weight": self.class_weight, "validation_freq": self.rest["validation_freq"]}
+    def settings(self, strategy: Strategy | None) -> dict[str, Any]:
+        """What beside the data decides the bits."""
+        replicas = {} if strategy is None else {"replicas": strategy.num_replicas_in_sync}
+        return {"class_weight": self.class_weight, "validation_freq": self.rest["validation_freq"], **replicas}
 
     def tell(self, text: str) -> None:
         """Say something where Keras says how far it is; nothing with ``verbose=0``."""
         if self.verbose != 0:
             print_msg(f"modelkeep: {text}")
 
-    def feed(self, seed: int) -> Feed | None:
+    def feed(self, seed: int, strategy: Strategy | None) -> Feed | None:
         source = source_of(
             self.data,
             batch_size=self.batch_size,
@@ -188,9 +193,9 @@ class _Call:
             order=Order(seed, bool(self.shuffle)),
             within_batches=self.shuffle == "batch",
         )
-        return Feed(source) if source is not None else None
+        return Feed(source, strategy) if source is not None else None
 
-    def validation_feed(self, seed: int) -> Feed | None:
+    def validation_feed(self, seed: int, strategy: Strategy | None) -> Feed | None:
         """Datasets have an order of their own, which a new process must find again; arrays come as they are."""
         if self.validation is None:
             return None
@@ -202,7 +207,7 @@ class _Call:
             class_weight=None,
             order=Order(seed, shuffle=False),
         )
-        return Feed(source) if source is not None else None
+        return Feed(source, strategy) if source is not None else None
 
     def loop(self, model: keras.Model, plan: Plan) -> Loop:
         return Loop(
@@ -249,14 +254,9 @@ def _build(model: keras.Model, feed: Feed | None) -> None:
         raise UsageError("the training data have no rows")
     if not model.compiled:
         raise UsageError("the model is not compiled; call model.compile(...) before fit")
-    replicas = getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1)
-    if replicas > 1:
-        raise UsageError(
-            f"the model was built for {replicas} replicas of tf.distribute, and the data of fit go to one; build it "
-            "outside of strategy.scope(), or train on the jax backend with keras.distribution.DataParallel"
-        )
     if feed is not None:
-        model._symbolic_build(data_batch=feed.source.sample())
+        with nullcontext() if feed.strategy is None else feed.strategy.scope():
+            model._symbolic_build(data_batch=feed.source.sample())
 
 
 def _start(loop: Loop, run: Run, call: "_Call", *, exact: bool) -> None:

@@ -1,7 +1,7 @@
 """One moment of a training as a state tree: the variables, and where the training is.
 
 ``model`` / ``optimizer`` / ``metrics``
-    the variables, as ``frameworks.keras.state_of`` names them;
+    the variables, as ``frameworks.keras.state_of`` names them; with ``replicas`` where there are several;
 ``training``
     the position (``epoch``, ``batch``, ``step``, ``evaluations``), ``stop`` (a callback has ended the training),
     ``logs`` (of the last epoch), ``step_logs`` (of the last batch, only where its epoch's validation is next),
@@ -24,7 +24,7 @@ from modelkeep.training.keras.callbacks import capture_callbacks
 from modelkeep.training.randomness import capture_generators
 
 State = dict[str, Any]
-VARIABLES = ("model", "optimizer", "metrics")
+VARIABLES = keras_door.PARTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,9 @@ def capture(
 def variables_to_continue(tree: State) -> State:
     """The variables from which training goes on."""
     source = tree.get("continue", tree)
-    return {part: source[part] for part in VARIABLES}
+    return {part: source[part] for part in VARIABLES if part in source}
 
 
 def final_variables(tree: State) -> State:
     """The variables as training left them in the model."""
-    return {part: tree[part] for part in VARIABLES}
+    return {part: tree[part] for part in VARIABLES if part in tree}
