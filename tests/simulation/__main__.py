@@ -16,6 +16,7 @@ def main() -> int:
     """Play, print what was tried, and for a broken promise how to play it again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", default="0:100", help="FIRST:PAST")
+    parser.add_argument("--bucket", action="store_true", help="in an object store instead of on a disk")
     parser.add_argument("--verbs", type=int, default=30, help="verbs of a program")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no program after so many")
     parser.add_argument("--trace", type=int, default=0, help="print the last so many calls before what broke")
@@ -29,7 +30,7 @@ def main() -> int:
     for seed in range(first, past):
         if time.monotonic() - begun > options.seconds:
             break
-        program = Program(seed)
+        program = Program(seed, bucket=options.bucket)
         if options.trace or options.digest:
             program.place.kernel.log = []
         try:
@@ -41,15 +42,17 @@ def main() -> int:
             for process, verb, path in (program.place.kernel.log or [])[-options.trace :]:
                 print(f"{process:12} {verb:16} {path}")
             traceback.print_exc()
-            print(f"seed {seed} is broken; again: {_again(seed, options.verbs)}", flush=True)
+            print(f"seed {seed} is broken; again: {_again(seed, options)}", flush=True)
             if not options.all:
                 return 1
     _tell(totals, broken)
     return 1 if broken else 0
 
 
-def _again(seed: int, verbs: int) -> str:
-    return f"PYTHONHASHSEED=0 python -m tests.simulation --seeds {seed}:{seed + 1} --verbs {verbs} --trace 60"
+def _again(seed: int, options: argparse.Namespace) -> str:
+    place = "--bucket " if options.bucket else ""
+    command = "PYTHONHASHSEED=0 python -m tests.simulation"
+    return f"{command} {place}--seeds {seed}:{seed + 1} --verbs {options.verbs} --trace 60"
 
 
 def _tell(totals: Totals, broken: int) -> None:

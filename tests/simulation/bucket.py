@@ -5,19 +5,22 @@ then it finds what it has made itself. Whoever sends one may be killed before it
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import obstore
+from obstore.exceptions import GenericError
 from obstore.store import MemoryStore
 
 from modelkeep.backend import objects
 
-from .kernel import Kernel
+from .faults import Faults, Outage
+from .kernel import Act, Gone, Kernel
 
 VERBS = ("put", "get", "get_range", "head", "delete", "list", "list_with_delimiter")
+_CHANGING = ("put", "delete")
 
 
 class Bucket:
@@ -27,6 +30,8 @@ class Bucket:
         self._store, self._chance = MemoryStore(), chance
         self.kernel: Kernel  # each needs the other
         self._times: dict[str, float] = {}
+        self.full = False
+        """What `Faults` says of a disk; a bucket never is."""
         self.repeated = 0
         """Answers that got lost."""
 
@@ -62,6 +67,67 @@ class Bucket:
 
     def _dated(self, meta: Any) -> dict[str, Any]:
         return {**meta, "last_modified": datetime.fromtimestamp(self._times[meta["path"]], UTC)}
+
+
+class RequestFaults(Faults):
+    """What befalls requests: no answer, none though it was done, a network that is away for a while, deaths around one.
+
+    Whoever sends a request has asked again for minutes when it is told here that nobody answers.
+    """
+
+    def _refuse(self, verb: str, arguments: tuple[Any, ...]) -> Act | None:
+        return self._unanswered(verb)
+
+    _short = _refuse
+
+    def _lose(self, verb: str, arguments: tuple[Any, ...]) -> Act | None:
+        if verb not in _CHANGING:
+            return self._unanswered(verb)
+        self.counts[f"lost {verb}"] += 1
+        self.kernel.process.harmed += 1
+
+        def act(do: Callable[[], Any]) -> Any:
+            do()
+            raise GenericError(f"the answer to {verb} got lost")
+
+        return act
+
+    def _kill(self, verb: str, arguments: tuple[Any, ...]) -> Act | None:
+        return self._death("kill", lambda: self.kernel.kill(self.kernel.process))
+
+    def _cut(self, verb: str, arguments: tuple[Any, ...]) -> Act | None:
+        return self._death("cut", self.kernel.power_off)
+
+    def _death(self, name: str, die: Callable[[], None]) -> Act:
+        """Before the request, or when the store has it and has not answered."""
+        self.counts[name] += 1
+        sent = self.chance.random() < 0.5
+
+        def act(do: Callable[[], Any]) -> Any:
+            if sent:
+                do()
+            die()
+            raise Gone
+
+        return act
+
+    def begin_outage(self, code: int, calls: int) -> Outage:
+        """The network is away for so many requests of whatever process."""
+        self._outage_now = Outage(code, frozenset(VERBS), self.kernel.steps + calls)
+        self.counts["outage"] += 1
+        return self._outage_now
+
+    def _answer(self, verb: str, code: int) -> Act:
+        return self._unanswered(verb)
+
+    def _unanswered(self, verb: str) -> Act:
+        self.counts[f"unanswered {verb}"] += 1
+        self.kernel.process.harmed += 1
+
+        def act(_: Callable[[], Any]) -> Any:
+            raise GenericError(f"nobody answers to {verb}")
+
+        return act
 
 
 def obstore_of(kernel: Kernel) -> Any:

@@ -65,7 +65,7 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class _Outage:
+class Outage:
     """The disk refuses for a while."""
 
     code: int
@@ -87,7 +87,7 @@ class Faults:
     intrude: Callable[[], None] = _nobody
     """Lets another process do something in the middle of this one's call."""
     counts: Counter[str] = field(default_factory=Counter)
-    _outage_now: _Outage | None = None
+    _outage_now: Outage | None = None
 
     def __post_init__(self) -> None:
         names = ("refuse", "lose", "outage", "short", "kill", "cut", "intrude", "jump")
@@ -148,10 +148,10 @@ class Faults:
         code = self.chance.choice((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO))
         return self._go_on_with(self.begin_outage(code, self.chance.randrange(2, 120)), verb)
 
-    def begin_outage(self, code: int, calls: int) -> _Outage:
+    def begin_outage(self, code: int, calls: int) -> Outage:
         """The disk is full, read-only or ill, for so many calls of whatever process."""
         verbs = _GROWING if code in _SPACE else _CHANGING if code == errno.EROFS else _ALL
-        self._outage_now = _Outage(code, verbs, self.kernel.steps + calls)
+        self._outage_now = Outage(code, verbs, self.kernel.steps + calls)
         self.kernel.disk.full = code in _SPACE
         self.counts[f"outage {errno.errorcode[code]}"] += 1
         return self._outage_now
@@ -210,7 +210,7 @@ class Faults:
 
         return act
 
-    def _go_on_with(self, outage: _Outage, verb: str) -> Act | None:
+    def _go_on_with(self, outage: Outage, verb: str) -> Act | None:
         if self.kernel.steps >= outage.until:
             self._end_outage()
             self.resume()

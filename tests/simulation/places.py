@@ -12,7 +12,7 @@ from modelkeep import open as open_keep
 from modelkeep.errors import NotFound
 from modelkeep.store import Store
 
-from .bucket import Bucket, backend_in
+from .bucket import Bucket, RequestFaults, backend_in
 from .disk import Abilities, Disk
 from .faults import Faults, Weights
 from .installed import Proportions, forget_runs, installed
@@ -30,6 +30,8 @@ class Place(Protocol):
     """How many processes may use it at a time."""
     intrudes: bool
     """Whether another process may do something in the middle of a call."""
+    locks: bool
+    """Whether a run that a living process has open is refused to others; else the older one is fenced."""
 
     def spawn(self, name: str) -> Process: ...
 
@@ -55,6 +57,8 @@ class Place(Protocol):
 
 class KernelPlace:
     """A keep on a simulated machine, whose disk is the twin or the kernel of this one."""
+
+    locks = True
 
     def __init__(self, kernel: Kernel, url: str, *, slots: int, faults: Faults | None = None) -> None:
         self.kernel = kernel
@@ -172,21 +176,30 @@ class LocalPlace(KernelPlace):
 class BucketPlace(KernelPlace):
     """A keep in an object store, whose requests may be sent twice; processes can be killed before any of them."""
 
-    def __init__(self, chance: random.Random, *, slots: int = 3) -> None:
+    locks = False
+
+    def __init__(self, chance: random.Random, weights: Weights | None = None, *, slots: int = 3) -> None:
         self.bucket = Bucket(chance)
         kernel = Kernel(self.bucket)
         self.bucket.kernel = kernel
-        super().__init__(kernel, "s3://simulation/keep", slots=slots)
+        faults = RequestFaults(kernel, chance, weights) if weights else None
+        super().__init__(kernel, "s3://simulation/keep", slots=slots, faults=faults)
         self._chance = chance
 
     def open(self, *, create: bool = True) -> Keep:
         return Keep(Store.open(backend_in(), create=create))
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self, proportions: Proportions = Proportions()) -> Iterator[None]:  # noqa: B008
         """modelkeep runs on it in the block."""
-        with installed(self.kernel, self._chance):
+        with installed(self.kernel, self._chance, proportions):
             yield
+
+    def images(self, cuts: list[Cut]) -> Iterator[Cut]:
+        """The store is elsewhere and holds what it held, however the power of its users was cut."""
+        for cut in cuts[:1]:
+            self.kernel.power_on(self.bucket)
+            yield cut
 
 
 class MemoryPlace:
@@ -194,6 +207,7 @@ class MemoryPlace:
 
     slots = 1
     intrudes = False
+    locks = True
 
     def __init__(self, chance: random.Random) -> None:
         self._place = KernelPlace(Kernel(RealDisk()), f"memory://simulation-{next(_MEMORY)}", slots=1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from .disk import Abilities
 from .faults import Weights
 from .installed import Proportions
-from .places import TwinPlace
+from .places import BucketPlace, TwinPlace
 from .power import Cut
 from .world import RULES, Slot, World
 
@@ -74,9 +74,13 @@ class Totals:
 class Program:
     """One random program; all that it draws comes from its seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, bucket: bool = False) -> None:
         chance = self._chance = random.Random(seed)
-        self.place = TwinPlace(chance, chance.choice(_WEIGHTS), abilities=chance.choice(_ABILITIES))
+        self.place: TwinPlace | BucketPlace = (
+            BucketPlace(chance, chance.choice(_WEIGHTS))
+            if bucket
+            else TwinPlace(chance, chance.choice(_WEIGHTS), abilities=chance.choice(_ABILITIES))
+        )
         self.world = World(self.place)
         self._proportions = chance.choice(_PROPORTIONS)
         self._totals = Totals(programs=1)
@@ -213,7 +217,8 @@ class Program:
             for slot in self.world.slots:
                 for name in list(slot.opened):
                     self.world.wait(slot, name)  # tells what went wrong before
-                    assert self.world.save(slot, name, self.world.facts.next_serial(), wait=True, log=True), name
+                    saved = self.world.save(slot, name, self.world.facts.next_serial(), wait=True, log=True)
+                    assert saved or not self.place.locks, name  # or somebody has taken over
                 self.world.exit(slot)
             slot = self.world.slots[0]
             assert self.world.start(slot, "last", RULES[0])

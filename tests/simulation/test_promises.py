@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from modelkeep.errors import RunLocked, StorageError
+from modelkeep.errors import Fenced, RunLocked, StorageError
 from modelkeep.store import Retain
 
 from .facts import is_tree, tree
 from .faults import Weights
 from .installed import Proportions
 from .kernel import Gone
-from .places import TwinPlace
+from .places import BucketPlace, KernelPlace, TwinPlace
 from .power import Cut
 from .world import RULES, World
 
@@ -28,7 +28,7 @@ def place() -> Iterator[TwinPlace]:
         yield place
 
 
-def at(place: TwinPlace, verb: str, part: str, happens: Callable[[], Any]) -> None:
+def at(place: KernelPlace, verb: str, part: str, happens: Callable[[], Any]) -> None:
     """The next call of ``verb`` on a path with ``part`` in it: something happens before it, once."""
     kernel, done = place.kernel, []
 
@@ -252,3 +252,32 @@ def test_a_disk_that_fills_up_while_a_process_asks_for_its_room_is_a_cause_of_th
         assert not world.save(slot, "cnn", 1, wait=True, log=False)
         with faults.paused():
             assert world.save(slot, "cnn", 2, wait=True, log=False)
+
+
+@pytest.mark.parametrize(
+    ("verb", "part"), [("get_range", "shards/"), ("put", "attempts/")], ids=["while it reads", "before its claim"]
+)
+def test_who_takes_a_run_over_goes_on_from_the_last_checkpoint_that_the_older_one_was_told_of(
+    verb: str, part: str
+) -> None:
+    """A bucket has no locks: the older one saves, and lets go of what is being read, until it is fenced."""
+    place = BucketPlace(random.Random(1))
+    with place.installed():
+        older = place.open().run("cnn", capture=False)
+        older.retain = Retain(last=1)
+        older.save(tree(1), step=1, epoch=0, wait=True)
+        owner, heir = place.kernel.process, place.spawn("heir")
+
+        def go_on() -> None:
+            with place.being(owner):
+                for serial in (20, 30):  # which have no piece of the first
+                    older.save(tree(serial), step=serial, epoch=0, wait=True)
+
+        with place.being(heir):
+            at(place, verb, part, go_on)
+            run = place.open().run("cnn", capture=False)
+            assert run.resumed is not None
+            assert run.resumed[0].step == 30
+            assert is_tree(run.resumed[1], 30)
+        with place.being(owner), pytest.raises(Fenced):
+            older.save(tree(40), step=40, epoch=0, wait=True)

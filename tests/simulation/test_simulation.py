@@ -32,12 +32,22 @@ def test_whatever_befalls_a_keep_nothing_acknowledged_is_lost_and_nothing_wrong_
     assert int(re.findall(r"programs (\d+)", told)[0]) > 5
 
 
+def test_nor_in_a_bucket() -> None:
+    told = play("--bucket", "--seeds", "0:1000", "--seconds", "15")
+    assert int(re.findall(r"programs (\d+)", told)[0]) > 3
+
+
 @pytest.mark.torture
 @pytest.mark.timeout(7200)
-def test_ten_thousand_programs_break_no_promise(tried: Callable[..., None]) -> None:
-    told = play("--seeds", "1000:11000", "--all")
-    tried(10_000, "random programs on a simulated machine", told.splitlines()[0].partition(", ")[2])
-    assert "programs 10000, broken 0" in told
+@pytest.mark.parametrize(("options", "programs"), [((), 10_000), (("--bucket",), 3_000)], ids=["disk", "bucket"])
+def test_thousands_of_programs_break_no_promise(
+    options: tuple[str, ...], programs: int, tried: Callable[..., None]
+) -> None:
+    told = play(*options, "--seeds", f"1000:{1000 + programs}", "--all")
+    tried(
+        programs, f"random programs on a simulated machine {' '.join(options)}", told.splitlines()[0].partition(", ")[2]
+    )
+    assert f"programs {programs}, broken 0" in told
 
 
 def test_a_seed_plays_the_same_calls_in_another_process() -> None:

@@ -224,7 +224,8 @@ class ObjectBackend(SeenAtOnce):
                 yield one
 
     def _pages(self, prefix: str) -> Iterator[Sequence[Entry]]:
-        pages = iter(obstore.list(self._store, check_key(prefix) if prefix else None, chunk_size=_PAGE))
+        with self._explained("list", prefix):
+            pages = iter(obstore.list(self._store, check_key(prefix) if prefix else None, chunk_size=_PAGE))
         while True:
             with self._explained("list", prefix):
                 page = next(pages, None)

@@ -298,6 +298,10 @@ class RunRecord:
             else:
                 yield checkpoint
 
+    def newest_number(self) -> int:
+        """The number of the newest checkpoint, which is never let go; 0 for none."""
+        return self._newest("checkpoints")
+
     def count_checkpoints(self) -> int:
         """How many checkpoints were not let go, by their names. Raises Damaged."""
         return len(set(self._numbers("checkpoints")) - self.dropped())

@@ -131,7 +131,44 @@ def _readable_attempts(record: RunRecord, damaged: list[str]) -> list[Attempt]:
     return attempts
 
 
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """An attempt that was begun, and what it goes on from."""
+
+    attempt: Attempt
+    token: str
+    identity: Identity
+    resumed: Resumed | None
+    not_exact: Sequence[str]
+    damaged: list[str]
+
+
 def _begin(store: Store, record: RunRecord, request: Request, lock: ExitStack) -> Start:
+    while True:
+        newest = record.newest_number()
+        claim = _claim(store, record, request)
+        if store.backend.exclusive_locks or record.newest_number() == newest:
+            break
+        # Who had the run until now has saved between our look and our claim, which fences it.
+    resumed = claim.resumed
+    if resumed is not None and resumed.checkpoint.number == 0:
+        resumed = _adopt(store, record, claim.attempt, resumed)
+    _tell(record, claim.damaged, resumed)
+    seed_generators(claim.identity.seed)
+    return Start(
+        record=record,
+        attempt=claim.attempt,
+        token=claim.token,
+        identity=claim.identity,
+        resumed=resumed,
+        live=_live(record, resumed),
+        not_exact=tuple(claim.not_exact),
+        lock=lock.pop_all(),
+    )
+
+
+def _claim(store: Store, record: RunRecord, request: Request) -> _Claim:
+    """Begin an attempt; whoever has an older one is told so when it saves."""
     damaged: list[str] = []
     attempts = _readable_attempts(record, damaged)
     identity = _identity(store, record, request, attempts)
@@ -154,21 +191,7 @@ def _begin(store: Store, record: RunRecord, request: Request, lock: ExitStack) -
         "fingerprint": now,
         "environment": environment.capture() if request.capture else None,
     }
-    attempt = record.start_attempt(info)
-    if resumed is not None and resumed.checkpoint.number == 0:
-        resumed = _adopt(store, record, attempt, resumed)
-    _tell(record, damaged, resumed)
-    seed_generators(identity.seed)
-    return Start(
-        record=record,
-        attempt=attempt,
-        token=token,
-        identity=identity,
-        resumed=resumed,
-        live=_live(record, resumed),
-        not_exact=tuple(not_exact),
-        lock=lock.pop_all(),
-    )
+    return _Claim(record.start_attempt(info), token, identity, resumed, not_exact, damaged)
 
 
 def _identity(store: Store, record: RunRecord, request: Request, attempts: Sequence[Attempt]) -> Identity:
@@ -206,11 +229,7 @@ def _dict(params: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _resume(store: Store, record: RunRecord, identity: Identity, damaged: list[str]) -> Resumed | None:
     """The newest checkpoint that is whole; for a fork without one, that of the parent, with the number 0."""
-
-    def on_damage(what: str, error: Exception) -> None:
-        damaged.append(f"{what}: {error}")
-
-    found = newest_good(store, record, on_damage)
+    found = _newest_good(store, record, damaged)
     if found is not None:
         record.settle(found[0].number)
         return Resumed(*found)
@@ -218,6 +237,23 @@ def _resume(store: Store, record: RunRecord, identity: Identity, damaged: list[s
         return None
     snapshot = store.snapshot(SnapshotId(str(identity.fork["snapshot"])))
     return Resumed(_of_parent(store, snapshot), snapshot, store.load(snapshot))
+
+
+def _newest_good(store: Store, record: RunRecord, damaged: list[str]) -> tuple[Checkpoint, Snapshot, Any] | None:
+    """Looked for again where somebody else still saves, and lets go of what we were about to read."""
+    passed_over: list[str] = []
+    while True:
+        newest = record.newest_number()
+        passed_over.clear()
+        try:
+            found = newest_good(store, record, lambda what, error: passed_over.append(f"{what}: {error}"))
+        except Damaged:
+            if record.newest_number() == newest:
+                raise
+            continue
+        if not passed_over or record.newest_number() == newest:
+            damaged += passed_over
+            return found
 
 
 def _of_parent(store: Store, snapshot: Snapshot) -> Checkpoint:
