@@ -149,7 +149,7 @@ def test_a_dataset_of_unknown_length_takes_no_step_beyond_its_end(tmp_path: Path
         mk.keras.fit(model, data, run=mk.open(tmp_path / "keep").run("r"), epochs=3, verbose=0)
     steps = 3 * -(-len(X) // 8)
     assert int(model.optimizer.iterations.numpy()) == steps
-    assert int(np.array(model.layers[0].seed_generator.state)[1]) == steps
+    assert int(keras.ops.convert_to_numpy(model.layers[0].seed_generator.state)[1]) == steps
 
 
 def test_changed_layers_are_listed_with_both_shapes(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("strategy", ["two", "one"])
-def test_an_interrupted_training_ends_with_the_bits_of_model_fit(found: dict[str, Any], strategy: str) -> None:
+def test_an_interrupted_training_ends_with_the_bits_of_one_left_alone(found: dict[str, Any], strategy: str) -> None:
     assert found[strategy]["differences"] == []
     assert found[strategy]["histories"]
 

@@ -441,3 +441,40 @@ def test_a_keep_in_memory_and_an_empty_one_can_be_verified() -> None:
     trained(store, "cnn")
     assert store.verify().ok
     assert differences(store.load(store.resolve("cnn@30")), state(30)) == []
+
+
+class Waited(MemoryBackend):
+    """A store whose requests are waited for."""
+
+    requests = 4
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.asked: list[str] = []
+
+    def read(self, key: str, start: int = 0, end: int | None = None, *, limit: int | None = None) -> bytes:
+        self.asked.append(key)
+        return super().read(key, start, end, limit=limit)
+
+
+def test_a_store_that_is_waited_for_is_asked_for_each_object_once_and_the_findings_are_the_same() -> None:
+    backend = Waited("verify-side-by-side")
+    store = Store.open(backend, create=True)
+    for number in range(6):
+        store.save({f"w{part}": np.full(9, 100 * number + part) for part in range(20)}, meta={})
+    entries = list(backend.list(""))
+    backend.asked.clear()
+    assert store.verify().ok
+    assert sorted(backend.asked) == sorted(entry.key for entry in entries)
+    shards = [entry for entry in entries if entry.key.startswith("shards/")]
+    for entry in (shards[4], shards[1]):
+        data = bytearray(backend.read(entry.key))
+        data[-1] ^= 1
+        backend.delete(entry.key)
+        backend.create(entry.key, data)
+    told: list[tuple[int, int]] = []
+    side_by_side = store.verify(lambda done, total: told.append((done, total)))
+    assert [damage.key for damage in side_by_side.damages] == [shards[1].key, shards[4].key]
+    assert told[-1][0] == told[-1][1]
+    backend.requests = 1
+    assert store.verify() == side_by_side

@@ -174,11 +174,15 @@ class ObjectBackend(SeenAtOnce):
         """Make an object where there is none. False where another call than this one has made it."""
         token = secrets.token_hex(8)
         with self._explained("write", key):
-            try:
-                obstore.put(self._store, key, data, mode="create", attributes={_MAKER: token}, use_multipart=False)
-            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-                return self._maker(key) == token
-        return True
+            while True:
+                try:
+                    obstore.put(self._store, key, data, mode="create", attributes={_MAKER: token}, use_multipart=False)
+                except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+                    maker = self._maker(key)
+                    if maker is None:
+                        continue  # it is gone again: a collector took it, so there is room for ours
+                    return maker == token
+                return True
 
     def _maker(self, key: str) -> str | None:
         """The token of the call that has made an object; None where it is gone again."""

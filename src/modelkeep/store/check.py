@@ -13,7 +13,7 @@ from modelkeep.snapshot.pieces import digest
 from modelkeep.snapshot.safetensors import Entry as Lies
 from modelkeep.snapshot.safetensors import data_start, parse_header
 from modelkeep.store import layout
-from modelkeep.store.documents import key_of, read_document
+from modelkeep.store.documents import key_of, read_ahead, read_document
 from modelkeep.store.models import ModelRecord
 from modelkeep.store.numbering import number_of
 from modelkeep.store.retention import valid_models, valid_runs
@@ -111,17 +111,18 @@ def verify(store: "Store", on_progress: Progress | None = None) -> VerifyReport:
     findings = _Findings(sum(entry.size for entry in entries), on_progress)
     keep = _Keep(store, findings)
     shards: list[Entry] = []
+    records: list[Entry] = []
     for entry in entries:
         if _LOCK.fullmatch(entry.key):
             findings.passed(entry.size)
         elif not layout.is_known(entry.key):
             findings.foreign.append(_printable(entry.key))
             findings.passed(entry.size)
-        elif entry.key.startswith(f"{layout.SHARDS}/"):
-            shards.append(entry)
         else:
-            _check_record(keep, entry.key)
-            findings.passed(entry.size)
+            (shards if entry.key.startswith(f"{layout.SHARDS}/") else records).append(entry)
+    for entry, read in read_ahead(store.backend, records, lambda entry: read_document(store.backend, entry.key)):
+        _check_record(keep, entry.key, read)
+        findings.passed(entry.size)
     for snapshot in keep.snapshots.values():
         for shard in snapshot.shards:
             keep.holders.setdefault(shard, []).append(snapshot)
@@ -130,10 +131,7 @@ def verify(store: "Store", on_progress: Progress | None = None) -> VerifyReport:
     for model in valid_models(store):
         _check_model(keep, model)
     _name_refs(keep)
-    for entry in shards:
-        before = findings.done
-        _check_shard(keep, entry, findings.passed)
-        findings.passed(entry.size - (findings.done - before))
+    _check_shards(keep, shards)
     _check_unlisted(keep, {layout.shard_of(entry.key) for entry in shards})
     return VerifyReport(
         damages=tuple(findings.damages),
@@ -149,11 +147,11 @@ def _printable(key: str) -> str:
     return key.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _check_record(keep: _Keep, key: str) -> None:
+def _check_record(keep: _Keep, key: str, read: Callable[[], bytes]) -> None:
     """Any object but a shard: each carries its own digest."""
     is_snapshot = key.startswith(f"{layout.SNAPSHOTS}/")
     try:
-        data = read_document(keep.store.backend, key)
+        data = read()
         if not data and key.startswith((f"{layout.CONDEMNED}/", f"{layout.CONDEMNED_SNAPSHOTS}/")):
             return  # a sentence of one snapshot, or of all shards by a collector on a full disk
         if not is_snapshot:
@@ -296,21 +294,42 @@ def _report_gone(keep: _Keep, key: str) -> None:
         _report(keep, key, holders, None, what)
 
 
+def _check_shards(keep: _Keep, shards: Sequence[Entry]) -> None:
+    """Side by side where a store is waited for; the findings come in the order of the keys."""
+    findings, known = keep.findings, len(keep.findings.newer)
+    alone = keep.store.backend.requests == 1
+
+    def check(entry: Entry) -> _Findings:
+        own = _Findings(0, None, newer=findings.newer[:known])
+        _check_shard(replace(keep, findings=own), entry, findings.passed if alone else lambda _: None)
+        return own
+
+    before = findings.done
+    for entry, found in read_ahead(keep.store.backend, shards, check):
+        own = found()
+        findings.damages += own.damages
+        findings.newer += own.newer[known:]
+        before += entry.size
+        findings.passed(before - findings.done)
+
+
 def _check_shard(keep: _Keep, entry: Entry, passed: Callable[[int], None]) -> None:
     """Header and pieces. What no record names, of a save under way, has nothing that says what it should be."""
     holders = keep.holders.get(layout.shard_of(entry.key), [])
+    read = _Windows(keep.store.backend, entry)
     try:
-        prefix = keep.store.backend.read(entry.key, 0, min(8, entry.size))
-        region = keep.store.backend.read(entry.key, 0, data_start(prefix, entry.size, entry.key))
+        prefix = read(0, min(8, entry.size))
+        region = read(0, data_start(prefix, entry.size, entry.key))
         header = parse_header(region, size=entry.size, key=entry.key)
         passed(len(region))
         if {ShardInfo(entry.size, digest(region))} != {one.shards[layout.shard_of(entry.key)] for one in holders}:
             what = "the header or the size is not what was written; restore the shard from a copy of the keep"
             if holders:
                 _report(keep, entry.key, holders, (), what)
-        for piece, hit in _pieces_in(layout.shard_of(entry.key), holders).items():
+        pieces = _pieces_in(layout.shard_of(entry.key), holders)
+        for piece, hit in sorted(pieces.items(), key=lambda one: _start_of(header.entries.get(one[0][1]))):
             lies = header.entries.get(piece[1])
-            if lies is None or not _is_whole(keep.store.backend, entry.key, header.data_start, lies, piece[0]):
+            if lies is None or digest(read(header.data_start + lies.start, header.data_start + lies.stop)) != piece[0]:
                 what = f"piece {piece[1]} is not what was written; restore the shard, or go on from an older checkpoint"
                 _report(keep, entry.key, hit, piece[0], what)
             passed(lies.stop - lies.start if lies is not None else 0)
@@ -335,8 +354,30 @@ def _pieces_in(shard: str, holders: Sequence[Snapshot]) -> dict[tuple[Digest, st
     return found
 
 
-def _is_whole(backend: Backend, key: str, data_starts: int, lies: Lies, piece: Digest) -> bool:
-    return digest(backend.read(key, data_starts + lies.start, data_starts + lies.stop)) == piece
+def _start_of(lies: Lies | None) -> int:
+    return -1 if lies is None else lies.start
+
+
+_WINDOW = 8 << 20
+"""Bytes of an object that one request asks for where each request is waited for."""
+
+
+class _Windows:
+    """Ranges of an object; where requests are waited for, many small ones that lie together are one request."""
+
+    def __init__(self, backend: Backend, entry: Entry) -> None:
+        self._backend = backend
+        self._entry = entry
+        self._start = 0
+        self._bytes = b""
+
+    def __call__(self, start: int, stop: int) -> bytes:
+        if self._backend.requests == 1 or stop - start > _WINDOW:
+            return self._backend.read(self._entry.key, start, stop)
+        if not self._start <= start <= stop <= self._start + len(self._bytes):
+            past = max(stop, min(start + _WINDOW, self._entry.size))
+            self._start, self._bytes = start, self._backend.read(self._entry.key, start, past)
+        return self._bytes[start - self._start : stop - self._start]
 
 
 def _report(keep: _Keep, key: str, holders: Sequence[Snapshot], pieces: Digest | tuple[()] | None, what: str) -> None:
