@@ -134,6 +134,7 @@ def main() -> None:
     tf.config.set_logical_device_configuration(devices[0], [tf.config.LogicalDeviceConfiguration()] * 2)
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     one = tf.distribute.OneDeviceStrategy("CPU:1")
+    central = tf.distribute.experimental.CentralStorageStrategy(["CPU:0", "CPU:1"], "CPU:0")
     print(
         json.dumps(
             {
@@ -142,7 +143,7 @@ def main() -> None:
                 "fewer": refusal(model(one), "two", epochs=5) + refusal(model(one), interrupted(two), epochs=5),
                 "drifting": refusal(model(two, Drifting()), "drifting"),
                 "several steps": refusal(model(two, steps_per_execution=2), "several"),
-                "processes": refusal(model(tf.distribute.MultiWorkerMirroredStrategy()), "processes"),
+                "central": refusal(model(central), "central"),
                 "own loop": own_loop(two),
             }
         )

@@ -20,8 +20,8 @@ def strategy_of(model: keras.Model) -> Strategy | None:
     """The strategy under which Keras trains ``model``; None where there is none, as on the other backends.
 
     Raises:
-        UsageError: it is one of several processes, or of TPUs, which have not been tried; or the model was compiled
-            with ``steps_per_execution``, with which Keras 3.15 does not train on replicas.
+        UsageError: it is another than MirroredStrategy (of several processes, of TPUs), which was not tried; or the
+            model was compiled with ``steps_per_execution``, with which Keras 3.15 does not train on replicas.
     """
     if keras.backend.backend() != "tensorflow":
         return None
