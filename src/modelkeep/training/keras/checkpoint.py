@@ -15,6 +15,7 @@ from modelkeep.training.adoption.kinds import adopted_of
 from modelkeep.training.adoption.placing import begun_epoch, place_in_keras
 from modelkeep.training.interrupt import leave_on_sigterm
 from modelkeep.training.keras.callbacks import prepare_callbacks, restore_callbacks
+from modelkeep.training.keras.layers import restore_layers
 from modelkeep.training.keras.progress import Position, State, capture, variables_to_continue
 from modelkeep.training.policy import Every, Retain, Schedule, check_policies, every
 from modelkeep.training.randomness import restore_generators
@@ -85,6 +86,7 @@ class Checkpoint(Callback):
         self._before_the_end = variables_to_continue(tree)
         keras_door.load_into(self.model, self._before_the_end, parts=_LASTING)
         restore_callbacks(self._siblings, tree["training"]["callbacks"])
+        restore_layers(self.model, tree["training"].get("layers", {}))
         self.model._initial_epoch = self.params["epochs"] if tree["training"]["stop"] else self._position.epoch
         restore_generators(tree["training"]["generators"])
 

@@ -21,6 +21,7 @@ from modelkeep.training.keras.callbacks import missing_callbacks, restore_callba
 from modelkeep.training.keras.data import Order, source_of
 from modelkeep.training.keras.exactness import findings, findings_in_step
 from modelkeep.training.keras.feed import Feed
+from modelkeep.training.keras.layers import LayerWatch, missing_layers, restore_layers
 from modelkeep.training.keras.loop import Loop, Plan
 from modelkeep.training.keras.progress import VARIABLES, Position, final_variables
 from modelkeep.training.keras.replicas import Strategy, dealing, findings_in_replicas, strategy_of
@@ -98,7 +99,7 @@ def _fit(model: keras.Model, call: "_Call", run: Run, when: Every, *, exact: boo
     refuse_or_mark(run, findings(call.callbacks, call.data[0], feed), exact=exact)
     _tell_unknown_length(feed)
     run.check_fingerprint(exact=exact)
-    watch = Watch(call.callbacks)
+    watch, layers = Watch(call.callbacks), LayerWatch(model)
     with catch() as signals, dealing(model, strategy):
         plan = Plan(
             run=run,
@@ -109,7 +110,12 @@ def _fit(model: keras.Model, call: "_Call", run: Run, when: Every, *, exact: boo
             setup=setup,
             on_step=lambda: refuse_or_mark(
                 run,
-                [*findings_in_step(model.train_function), *findings_in_replicas(model), *watch.findings()],
+                [
+                    *findings_in_step(model.train_function),
+                    *findings_in_replicas(model),
+                    *watch.findings(),
+                    *layers.findings(),
+                ],
                 exact=exact,
             ),
         )
@@ -282,7 +288,10 @@ def _start(loop: Loop, run: Run, call: "_Call", *, exact: bool) -> None:
     if at_an_end and _is_compiled_anew(found):
         loop.begin_phase(tree)
     else:
-        refuse_or_mark(run, missing_callbacks(loop.callbacks, tree["training"]["callbacks"]), exact=exact)
+        training = tree["training"]
+        missing = missing_callbacks(loop.callbacks, training["callbacks"])
+        missing += missing_layers(loop.model, training.get("layers", {}))
+        refuse_or_mark(run, missing, exact=exact)
         loop.resume(tree, same_batches=not any(path.startswith("data") for path in found))
     at = loop.position
     place = "after the last batch" if at.batch and loop.is_epoch_trained else f"batch {at.batch + 1}"
@@ -371,3 +380,4 @@ def _put_end(model: keras.Model, run: Run, call: "_Call") -> None:
     for callback in ended:
         callback._model = model  # set_model would begin: TensorBoard's makes files
     restore_callbacks(ended, tree["training"]["callbacks"])
+    restore_layers(model, tree["training"].get("layers", {}))

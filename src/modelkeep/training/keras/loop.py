@@ -18,6 +18,7 @@ from modelkeep.state import differences
 from modelkeep.training.interrupt import Signals, leave
 from modelkeep.training.keras.callbacks import prepare_callbacks, restore_callbacks
 from modelkeep.training.keras.feed import Feed
+from modelkeep.training.keras.layers import restore_layers
 from modelkeep.training.keras.progress import (
     Position,
     State,
@@ -317,6 +318,7 @@ class Loop(CallbackList):
                 feed.on_open = None
                 feed.source.restore(training["data"].get(name, {}))
         self.model.stop_training = training["stop"]
+        restore_layers(self.model, training.get("layers", {}))
         restore_generators(training["generators"])
 
     def _leave_if(self, signal: int | None) -> None:

@@ -5,8 +5,8 @@
 ``training``
     the position (``epoch``, ``batch``, ``step``, ``evaluations``), ``stop`` (a callback has ended the training),
     ``logs`` (of the last epoch), ``step_logs`` (of the last batch, only where its epoch's validation is next),
-    ``callbacks``, ``setup`` (what data, model and compilation are), ``generators`` (process-wide random generators),
-    ``data`` (what a dataset holds besides its position);
+    ``callbacks``, ``layers`` (what layers hold outside of variables), ``setup`` (what data, model and compilation are),
+    ``generators`` (process-wide random generators), ``data`` (what a dataset holds besides its position);
 ``continue``
     only in the last checkpoint of a finished run: the variables as they were before callbacks and optimizer replaced
     them at the end of training, from which more epochs go on.
@@ -21,6 +21,7 @@ from keras.callbacks import Callback
 
 from modelkeep.frameworks import keras as keras_door
 from modelkeep.training.keras.callbacks import capture_callbacks
+from modelkeep.training.keras.layers import capture_layers
 from modelkeep.training.randomness import capture_generators
 
 State = dict[str, Any]
@@ -59,6 +60,7 @@ def capture(
         "stop": bool(model.stop_training),
         "logs": dict(logs) if logs is not None else None,
         "callbacks": capture_callbacks(callbacks),
+        "layers": capture_layers(model),
         "generators": capture_generators(),
         "data": data,
     }

@@ -63,10 +63,8 @@ def _has_functions(callback: Callback) -> bool:
 def _attributes(callback: Callback) -> dict[str, str]:
     if _has_functions(callback):
         functions = {name: value for name, value in vars(callback).items() if isinstance(value, types.FunctionType)}
-        return {name: _shown(_cells(function), _DEPTH, [_MOST]) for name, function in functions.items()}
-    return {
-        name: _shown(value, _DEPTH, [_MOST]) for name, value in list(vars(callback).items()) if name not in _NOT_STATE
-    }
+        return {name: shown(_cells(function)) for name, function in functions.items()}
+    return {name: shown(value) for name, value in list(vars(callback).items()) if name not in _NOT_STATE}
 
 
 def _cells(function: types.FunctionType) -> list[Any]:
@@ -81,6 +79,11 @@ def _is_filled(cell: types.CellType) -> bool:
     except ValueError:
         return False
     return True
+
+
+def shown(value: Any) -> str:
+    """A text that differs where the value does, as far as it is looked into."""
+    return _shown(value, _DEPTH, [_MOST])
 
 
 def _shown(value: Any, depth: int, left: list[int]) -> str:
