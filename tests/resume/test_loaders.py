@@ -173,3 +173,76 @@ def test_loaders_of_every_form_train_and_weigh_their_classes(tmp_path: Path) -> 
     ):
         history = fit(loader, tmp_path / str(number), epochs=2, class_weight=dict.fromkeys(range(20), 1.0))
         assert len(history.history["loss"]) == 2
+
+
+def drawn() -> Iterator[Any]:
+    """Batches of a generator that makes its own random numbers."""
+    draws = np.random.default_rng(3)
+    while True:
+        x = draws.random((8, 4), np.float32)
+        yield x, x.sum(axis=1, keepdims=True)
+
+
+def test_a_replayed_generator_gives_any_batch_and_goes_on_through_the_epochs() -> None:
+    whole = source(mk.keras.Replay(drawn), steps=3)
+    epochs = [read(whole, epoch) for epoch in range(2)]
+    assert len({str(batch) for epoch in epochs for batch in epoch}) == 6
+    assert read(source(mk.keras.Replay(drawn), steps=3), 1, 2) == epochs[1][2:]
+    assert read(whole, 0, 1) == epochs[0][1:]  # backwards, too
+
+
+def test_a_replayed_generator_trains_and_is_resumed(tmp_path: Path) -> None:
+    def fit(name: str, stop: int = 0) -> Any:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.2), keras.layers.Dense(1)])
+        model.compile("adam", "mse")
+        data = mk.keras.Replay(drawn)
+        run = mk.open(tmp_path / "keep").run(name, seed=1, capture=False)
+        return mk.keras.fit(
+            model, data, run=run, steps_per_epoch=4, epochs=3, verbose=0, checkpoint=mk.every(steps=1),
+            validation_data=data, validation_steps=2, callbacks=[Stop(stop)],
+        ).history  # fmt: skip
+
+    whole = fit("whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit("interrupted", 6)
+    assert fit("interrupted") == whole
+
+
+class Stop(keras.callbacks.Callback):
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)) == self.step:
+            raise KeyboardInterrupt
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def test_a_generator_that_is_no_replay_or_ends_is_refused_with_the_fix(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+
+    def fit(data: Any, **options: Any) -> None:
+        mk.keras.fit(model, data, run=mk.open(tmp_path / "keep").run("r", new=True), verbose=0, **options)
+
+    with pytest.raises(NotExact, match=r"modelkeep.keras.Replay\(batches\)"):
+        fit(drawn(), steps_per_epoch=2)
+    with pytest.raises(UsageError, match="steps_per_epoch="):
+        fit(mk.keras.Replay(drawn))
+    same = drawn()
+    with pytest.raises(NotExact, match="differ when it is called twice"):
+        fit(mk.keras.Replay(lambda: same), steps_per_epoch=2)
+
+    def few() -> Iterator[Any]:
+        for _, batch in zip(range(3), drawn(), strict=False):
+            yield batch
+
+    with pytest.raises(Exception, match="has ended after 3 batches"):
+        fit(mk.keras.Replay(few), steps_per_epoch=2, epochs=2)

@@ -36,6 +36,17 @@ def restore_generators(saved: State) -> None:
             restore(saved[library])
 
 
+def global_draws() -> tuple[Any, ...]:
+    """What differs once something has drawn from the generators that Python and numpy share.
+
+    >>> before = global_draws()
+    >>> global_draws() == before
+    True
+    """
+    state = np.random.get_state(legacy=False)["state"]
+    return random.getstate(), state["key"].tobytes(), state["pos"]
+
+
 def _capture_python() -> State:
     return _of_python_generator(random.getstate())
 

@@ -7,5 +7,6 @@ could not be resumed before training begins.
 
 from modelkeep.training.keras.checkpoint import Checkpoint
 from modelkeep.training.keras.fit import fit
+from modelkeep.training.keras.replay import Replay
 
-__all__ = ["Checkpoint", "fit"]
+__all__ = ["Checkpoint", "Replay", "fit"]

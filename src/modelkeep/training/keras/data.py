@@ -354,6 +354,10 @@ def source_of(
         from modelkeep.training.keras.torch_loader import LoaderSource
 
         return LoaderSource(x, order, steps=steps, class_weight=class_weight)
+    if kind == "replay":
+        from modelkeep.training.keras.replay import ReplaySource
+
+        return ReplaySource(x, steps=steps, class_weight=class_weight)
     if kind == "grain":
         from modelkeep.training.keras.grain_loader import GrainSource
 
@@ -370,6 +374,8 @@ def kind_of(x: Any) -> str | None:
     homes = {(cls.__module__.partition(".")[0], cls.__name__) for cls in type(x).__mro__}
     if ("torch", "DataLoader") in homes:
         return "DataLoader"
+    if ("modelkeep", "Replay") in homes:
+        return "replay"
     return "grain" if {name for home, name in homes if home == "grain"} & _GRAIN else None
 
 

@@ -1,10 +1,8 @@
 """What could not be resumed bit for bit, found when training starts: each with the line that mends it."""
 
-import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from keras.callbacks import BackupAndRestore, Callback
 from keras.src.trainers.data_adapters import is_tf_dataset
 from keras.utils import PyDataset
@@ -13,6 +11,7 @@ from modelkeep.training.keras.callbacks import undeclared_changes
 from modelkeep.training.keras.checkpoint import Checkpoint as OwnCallback
 from modelkeep.training.keras.data import same_batches
 from modelkeep.training.keras.feed import Feed
+from modelkeep.training.randomness import global_draws
 
 _STATEFUL_RANDOM = frozenset(
     [
@@ -37,7 +36,8 @@ def findings(callbacks: Sequence[Callback], x: Any, feed: Feed | None) -> list[s
     if feed is None:
         found.append(
             f"data of type {type(x).__name__} open only at their beginning, so a resume cannot find its place inside "
-            "an epoch; pass arrays, a tf.data.Dataset, a keras.utils.PyDataset, a torch DataLoader, or a Grain dataset"
+            "an epoch; pass arrays, a tf.data.Dataset, a keras.utils.PyDataset, a torch DataLoader or a Grain dataset, "
+            "or modelkeep.keras.Replay(batches), where batches() gives the same ones in each process"
         )
     elif is_tf_dataset(x):
         found += _in_dataset(x)
@@ -139,9 +139,9 @@ def _traced(function: Any, seen: set[int]) -> Iterator[Any]:
 def _in_py_dataset(dataset: PyDataset) -> Iterator[str]:
     """Read one batch twice: a batch that depends on more than its number is not the same in a new process."""
     name = type(dataset).__name__
-    before = _global_draws()
+    before = global_draws()
     same = same_batches(dataset[0], dataset[0])
-    drew = _global_draws() != before
+    drew = global_draws() != before
     if drew or not same:
         yield (
             f"{name}[0] differs when it is read twice" if not same else f"{name}[0] draws from a global generator"
@@ -149,8 +149,3 @@ def _in_py_dataset(dataset: PyDataset) -> Iterator[str]:
             ": its batches must depend on their number alone, since workers run ahead of training; draw from "
             "numpy.random.default_rng((seed, epoch, index))"
         )
-
-
-def _global_draws() -> tuple[Any, ...]:
-    state = np.random.get_state(legacy=False)["state"]
-    return random.getstate(), state["key"].tobytes(), state["pos"]
