@@ -80,9 +80,9 @@ def load_into(model: Any, tree: dict[str, Any], *, parts: Sequence[str] = PARTS)
     if more and optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
         variables = _named(model, parts)
-    replicas, ours = ({path for path in paths if path[0] == "replicas"} for paths in (found, variables))
-    if replicas != ours:
-        for path in replicas | ours:
+    for part in ("model", "metrics"):
+        replicas, ours = ({path for path in paths if path[:2] == ("replicas", part)} for paths in (found, variables))
+        for path in replicas | ours if replicas != ours else ():
             found.pop(path, None), variables.pop(path, None)
     wanted = {path: keras_arrays.spec(variable) for path, variable in variables.items()}
     for path, array in check(wanted, found, _FIT).items():

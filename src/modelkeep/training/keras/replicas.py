@@ -64,15 +64,18 @@ def dealing(model: keras.Model, strategy: Strategy | None) -> Iterator[None]:
     if strategy is None:
         yield
         return
-    steps = {name: getattr(model, name) for name in ("train_step", "test_step")}
+    names = ("train_step", "test_step")
+    before = {name: vars(model)[name] for name in names if name in vars(model)}
     try:
-        for name, step in steps.items():
-            setattr(model, name, _dealt(step, strategy.num_replicas_in_sync))
+        for name in names:
+            setattr(model, name, _dealt(getattr(model, name), strategy.num_replicas_in_sync))
         model.train_function = model.test_function = None
         yield
     finally:
-        for name in steps:
+        for name in names:
             delattr(model, name)
+        for name, step in before.items():
+            setattr(model, name, step)
         model.train_function = model.test_function = None
 
 
@@ -115,16 +118,17 @@ def _part(leaf: Any, number: Any, replicas: int) -> Any:
 
     rows = leaf.shape[0]
     if rows is None or rows % replicas:
-        rows = tf.shape(leaf, out_type=tf.int32)[0]
+        rows = leaf.nrows(tf.int32) if isinstance(leaf, tf.RaggedTensor) else tf.shape(leaf, out_type=tf.int32)[0]
         start = rows * number // replicas
         count = rows * (number + 1) // replicas - start
     else:
         count = rows // replicas
         start = count * number
     if isinstance(leaf, tf.SparseTensor):
-        rest = tf.unstack(tf.shape(leaf)[1:])
-        return tf.sparse.slice(leaf, tf.stack([start] + [0] * len(rest)), tf.stack([count, *rest]))
+        first, size = (tf.reshape(tf.cast(value, tf.int64), [1]) for value in (start, count))
+        rest = tf.shape(leaf, out_type=tf.int64)[1:]
+        return tf.sparse.slice(leaf, tf.concat([first, tf.zeros_like(rest)], 0), tf.concat([size, rest], 0))
     part = leaf[start : start + count]
-    if isinstance(count, int):
+    if isinstance(count, int) and not isinstance(leaf, tf.RaggedTensor):
         part = tf.ensure_shape(part, [count, *leaf.shape[1:]])
     return part
