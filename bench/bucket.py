@@ -2,9 +2,12 @@
 
 The server (SeaweedFS) runs on this machine, on the same processors: so the network is not what is measured, but what
 is done beside the transfer. A staging folder is measured as a run waits for it: until the state is durable there.
+What a training waits for at an asynchronous save, the call, is measured in a folder, a bucket, and one with staging.
 """
 
 import os
+from functools import partial
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,7 +25,7 @@ _PART = 8 << 20
 
 
 def run(settings: Settings) -> list[Report]:
-    """The table; nothing where SeaweedFS is not installed."""
+    """The tables; nothing where SeaweedFS is not installed."""
     if not WEED.exists():
         return []
     size = min(settings.size, 256 << 20)
@@ -32,7 +35,7 @@ def run(settings: Settings) -> list[Report]:
             before = dict(os.environ)
             os.environ.update(variables)
             try:
-                return [_measured(settings, size, root)]
+                return [_measured(settings, size, root), _waited(settings, size, root)]
             finally:
                 os.environ.clear()
                 os.environ.update(before)
@@ -84,3 +87,49 @@ def _measured(settings: Settings, size: int, root: Path) -> Report:
     table = report.compared(f"save of {size >> 20} MiB in 100 arrays into a bucket on this machine", found, found[0])
     table.remarks.append(f"into the bucket: {1 / found[2].ratio(found[0]):.2f} of the speed of one multipart put")
     return table
+
+
+def _waited(settings: Settings, size: int, root: Path) -> Report:
+    """The call of an asynchronous save of torch tensors, which copies them; what is written behind is waited for."""
+    import torch
+
+    import modelkeep as mk
+
+    tensors = {name: torch.from_numpy(array) for name, array in states.make(size, 100).items()}
+    copies = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
+    keeps = {
+        "in a folder": mk.open(root / "keep"),
+        "in the bucket": mk.open(f"s3://{BUCKET}/waited/keep"),
+        "in the bucket, with a staging folder": mk.open(f"s3://{BUCKET}/waited-staged/keep", staging=root / "waited"),
+    }
+    runs = {name: keep.run("bench", seed=0, capture=False) for name, keep in keeps.items()}
+    steps = count(1)
+
+    def copy() -> float:
+        began = perf_counter()
+        for name, tensor in tensors.items():
+            copies[name].copy_(tensor)
+        return perf_counter() - began
+
+    def call(name: str) -> float:
+        for tensor in tensors.values():
+            tensor.reshape(-1)[:] += 1
+        step = next(steps)
+        began = perf_counter()
+        runs[name].save(tensors, step=step, epoch=0)
+        seconds = perf_counter() - began
+        runs[name].wait()
+        keeps[name].flush()
+        return seconds
+
+    found = contest.hold(
+        [
+            Contender("one copy of the bytes", "limit", copy),
+            *(Contender(name, "ours", partial(call, name)) for name in runs),
+        ],
+        settings.rounds,
+        told=settings.told,
+    )
+    for run in runs.values():
+        run.close()
+    return report.compared(f"what training waits for at a save of {size >> 20} MiB of torch tensors", found, found[0])
