@@ -28,12 +28,12 @@ def play(*options: str) -> str:
 
 
 def test_whatever_befalls_a_keep_nothing_acknowledged_is_lost_and_nothing_wrong_is_loaded() -> None:
-    told = play("--seeds", "0:1000", "--seconds", "20")
+    told = play("--seeds", "0:1000", "--seconds", "12")
     assert int(re.findall(r"programs (\d+)", told)[0]) > 5
 
 
 def test_nor_in_a_bucket() -> None:
-    told = play("--bucket", "--seeds", "0:1000", "--seconds", "15")
+    told = play("--bucket", "--seeds", "0:1000", "--seconds", "8")
     assert int(re.findall(r"programs (\d+)", told)[0]) > 3
 
 
