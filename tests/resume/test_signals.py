@@ -55,6 +55,7 @@ def test_ctrl_c_saves_and_raises_keyboard_interrupt(whole: Path, tmp_path: Path)
     assert_same_end(whole, tmp_path / "out")
 
 
+@pytest.mark.torture
 def test_a_second_ctrl_c_ends_at_once_and_harms_nothing(whole: Path, tmp_path: Path) -> None:
     process = signal_when_training(CASE, tmp_path, signal.SIGINT, signal.SIGINT)
     process.communicate(timeout=300)
