@@ -28,17 +28,20 @@ def place() -> Iterator[TwinPlace]:
         yield place
 
 
-def at(place: KernelPlace, verb: str, part: str, happens: Callable[[], Any]) -> None:
-    """The next call of ``verb`` on a path with ``part`` in it: something happens before it, once."""
-    kernel, done = place.kernel, []
+def at(place: KernelPlace, verb: str, part: str, happens: Callable[[], Any], *, times: int = 1) -> None:
+    """The next call, or calls, of ``verb`` on a path with ``part`` in it: something happens before it."""
+    kernel, left = place.kernel, [times]
 
     def look(found: str, arguments: tuple[Any, ...]) -> Any:
         kernel.next_event = kernel.steps + 1
-        if found != verb or part not in kernel._path(found, arguments) or done:
+        if found != verb or part not in kernel._path(found, arguments) or not left[0]:
             return None
-        done.append(True)
+        left[0] -= 1
         kernel.next_event = -1
-        return happens()
+        result = happens()
+        if left[0]:
+            kernel.next_event = kernel.steps + 1
+        return result
 
     kernel.on_event, kernel.next_event = look, kernel.steps + 1
 
@@ -281,3 +284,26 @@ def test_who_takes_a_run_over_goes_on_from_the_last_checkpoint_that_the_older_on
             assert is_tree(run.resumed[1], 30)
         with place.being(owner), pytest.raises(Fenced):
             older.save(tree(40), step=40, epoch=0, wait=True)
+
+
+def test_who_cannot_read_as_fast_as_another_saves_is_told_so() -> None:
+    place = BucketPlace(random.Random(1))
+    with place.installed():
+        older = place.open().run("cnn", capture=False)
+        older.retain = Retain(last=1)
+        older.save(tree(1), step=1, epoch=0, wait=True)
+        owner, heir, serials = place.kernel.process, place.spawn("heir"), iter(range(20, 2000, 10))
+
+        def go_on() -> None:
+            with place.being(owner):
+                for serial in (next(serials), next(serials)):
+                    older.save(tree(serial), step=serial, epoch=0, wait=True)
+
+        with place.being(heir):
+            at(place, "get_range", "shards/", go_on, times=5)
+            keep = place.open()
+            with pytest.raises(RunLocked, match="faster than they can be read"):
+                keep.run("cnn", capture=False)
+            run = keep.run("cnn", capture=False)
+            assert run.resumed is not None
+            assert is_tree(run.resumed[1], next(serials) - 10)

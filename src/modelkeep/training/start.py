@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from modelkeep.errors import Damaged, NotExact, UsageError
+from modelkeep.errors import Damaged, NotExact, RunLocked, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.store import Attempt, Checkpoint, RunRecord, Store, clear_leftovers, newest_good
 from modelkeep.training import environment
@@ -131,6 +131,10 @@ def _readable_attempts(record: RunRecord, damaged: list[str]) -> list[Attempt]:
     return attempts
 
 
+_LOOKS = 5
+"""How often the newest checkpoint is looked for while somebody else makes newer ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Claim:
     """An attempt that was begun, and what it goes on from."""
@@ -240,9 +244,13 @@ def _resume(store: Store, record: RunRecord, identity: Identity, damaged: list[s
 
 
 def _newest_good(store: Store, record: RunRecord, damaged: list[str]) -> tuple[Checkpoint, Snapshot, Any] | None:
-    """Looked for again where somebody else still saves, and lets go of what we were about to read."""
+    """Looked for again where somebody else still saves, and lets go of what we were about to read.
+
+    Raises:
+        RunLocked: each time there was a newer one.
+    """
     passed_over: list[str] = []
-    while True:
+    for _ in range(_LOOKS):
         newest = record.newest_number()
         passed_over.clear()
         try:
@@ -254,6 +262,10 @@ def _newest_good(store: Store, record: RunRecord, damaged: list[str]) -> tuple[C
         if not passed_over or record.newest_number() == newest:
             damaged += passed_over
             return found
+    raise RunLocked(
+        f"run {record.name}: another process saves to it, and lets go of its checkpoints faster than they can be read "
+        "here; end that process first"
+    )
 
 
 def _of_parent(store: Store, snapshot: Snapshot) -> Checkpoint:
