@@ -312,20 +312,25 @@ class RunRecord:
         Raises:
             UsageError: the newest one is among them.
         """
-        tombstones = list(self._numbers("dropped"))
-        gone = {one for number in tombstones for one in self._tombstone(self._tombstone_key(number))}
-        wanted = sorted(set(numbers) - gone)
-        newest = max(tombstones, default=0)
-        if not wanted:
+        while True:
+            tombstones = list(self._numbers("dropped"))
+            gone = {one for number in tombstones for one in self._tombstone(self._tombstone_key(number))}
+            wanted = sorted(set(numbers) - gone)
+            newest = max(tombstones, default=0)
+            if not wanted:
+                self._settle_tombstone(newest)
+                return
+            if self._newest("checkpoints") in wanted:
+                raise UsageError(f"run {self.name}: checkpoint {wanted[-1]} is the newest, from which the run goes on")
             self._settle_tombstone(newest)
+            key = self._tombstone_key(newest + 1)
+            try:
+                self.backend.create(key, seal({"numbers": list(wanted)}))
+            except AlreadyExists:
+                continue  # where there are no locks a process that lost the run may let go at the same moment
+            self._tombstones[key] = frozenset(wanted)
+            self._settled = key
             return
-        if self._newest("checkpoints") in wanted:
-            raise UsageError(f"run {self.name}: checkpoint {wanted[-1]} is the newest, from which the run goes on")
-        self._settle_tombstone(newest)
-        key = self._tombstone_key(newest + 1)
-        self.backend.create(key, seal({"numbers": list(wanted)}))
-        self._tombstones[key] = frozenset(wanted)
-        self._settled = key
 
     def settle_dropped(self) -> None:
         """Make durable what was let go: who did may have been killed before. What is then deleted stays let go.
