@@ -307,3 +307,28 @@ def test_who_cannot_read_as_fast_as_another_saves_is_told_so() -> None:
             run = keep.run("cnn", capture=False)
             assert run.resumed is not None
             assert is_tree(run.resumed[1], next(serials) - 10)
+
+
+def test_a_save_into_a_bucket_that_stood_still_for_a_day_is_not_said_to_be_durable() -> None:
+    """A collection cannot ask whether its process lives, and takes what no record has named for so long."""
+    place = BucketPlace(random.Random(1))
+    with place.installed():
+        run = place.open().run("cnn", capture=False)
+        run.save(tree(10), step=10, epoch=0, wait=True)
+        owner, other = place.kernel.process, place.spawn("other")
+
+        def stand_still() -> None:
+            place.kernel.clock += 1e5
+            with place.being(other):
+                place.open().gc(dry_run=False)
+
+        with place.being(owner):
+            at(place, "list", "checkpoints", stand_still)
+            with pytest.raises(StorageError, match="taken so long"):
+                run.save(tree(20), step=20, epoch=0, wait=True)
+            run.save(tree(30), step=30, epoch=0, wait=True)
+        with place.observer() as keep:
+            assert keep is not None
+            assert keep.verify().ok
+            assert is_tree(keep.load_state("run:cnn@last"), 30)
+            assert [one.step for one in keep.store.run("cnn").checkpoints()] == [30, 10]

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from modelkeep.backend import Backend
-from modelkeep.errors import AlreadyExists, Damaged, Fenced, ModelkeepError, NotFound, UsageError
+from modelkeep.errors import AlreadyExists, Damaged, Fenced, ModelkeepError, NotFound, StorageError, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.snapshot.canonical import seal, unseal
 from modelkeep.store.documents import (
@@ -234,11 +234,15 @@ class RunRecord:
         metrics: Mapping[str, float] | None = None,
         reason: str = "policy",
         exact: bool = True,
+        not_after: float | None = None,
     ) -> Checkpoint:
         """Name a durable snapshot as the run's newest checkpoint; durable on return.
 
+        ``not_after``: the time, by the clock of the storage, from which on a collection may have taken the snapshot.
+
         Raises:
             Fenced: a newer attempt of the run exists, or another process has taken the number.
+            StorageError: it is too late.
         """
         self._must_be_newest(attempt)
         number = self._newest("checkpoints") + 1
@@ -253,6 +257,11 @@ class RunRecord:
             reason=reason,
             exact=exact,
         )
+        if not_after is not None and checkpoint.time > not_after:
+            raise StorageError(
+                f"run {self.name}: the save of step {step} has taken so long that a collection may have removed what "
+                "it wrote (the process stood still?); the checkpoint before is intact, and a next save begins anew"
+            )
         try:
             self.backend.create(self._checkpoint_key(number), seal(_checkpoint_json(checkpoint)))
         except AlreadyExists:

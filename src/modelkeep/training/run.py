@@ -16,7 +16,7 @@ from modelkeep.backend import open_backend
 from modelkeep.errors import ModelkeepError, StorageError, UsageError
 from modelkeep.snapshot import Snapshot
 from modelkeep.state import FlatState, flatten
-from modelkeep.store import Checkpoint, MetricRow, Retain, Store, free, to_drop
+from modelkeep.store import GRACE_SECONDS, Checkpoint, MetricRow, Retain, Store, free, to_drop
 from modelkeep.training.checkpoints import Checkpoints
 from modelkeep.training.fingerprint import compare_fingerprints, fingerprint
 from modelkeep.training.place import default_place
@@ -357,7 +357,9 @@ class Run:
 
     def _commit(self, state: FlatState, meta: dict[str, Any], metrics: dict[str, float], exact: bool) -> None:
         """Snapshot, checkpoint, retention: in this order, so that a kill between two of them loses nothing."""
-        donor = self._donor
+        donor, backend = self._donor, self._store.backend
+        # Where nobody can be asked whether it lives, a collection goes by the age of what no record names.
+        not_after = None if backend.exclusive_locks else backend.now() + GRACE_SECONDS / 2
         meta["parents"] = [donor.id] if donor is not None else []
         same = self._held.same(state.arrays)
         snapshot = self._store.save(state, meta=meta, writer=self._start.token, donor=donor, unchanged=same)
@@ -369,6 +371,7 @@ class Run:
             metrics=metrics,
             reason=meta["reason"],
             exact=exact,
+            not_after=not_after,
         )
         self._live.append(self._committed)
         # Together: what the next save finds unchanged it takes from its donor.
