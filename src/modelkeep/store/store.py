@@ -271,7 +271,7 @@ class Store:
                 self.backend.flush()
             # Only now: a collector that had not seen our record has sentenced its shards before, or deleted them.
             gone = self._going(snapshot.shards.keys(), new & snapshot.shards.keys(), before)
-            if not gone:
+            if not gone and (snapshot is written or not self._goes_by_age(described)):
                 return snapshot
             avoid |= gone
             if snapshot is written:
@@ -279,6 +279,13 @@ class Store:
                 delete_shards(self.backend, new)
             else:  # another's record, which is not ours to delete: somebody may count on it
                 described = _another_copy(described)
+
+    def _goes_by_age(self, described: Mapping[str, Json]) -> bool:
+        """Whether a collection may take a record that was there already before a checkpoint names it.
+
+        It may be old; where there are no locks that is all that tells whether somebody is about to.
+        """
+        return not self.backend.exclusive_locks and described.get("kind") == "checkpoint"
 
     def _commit(self, snapshot: Snapshot, new: AbstractSet[str]) -> Snapshot:
         """Make the record durable; ``new``: its new shards. Returns another one when it was there already."""
