@@ -33,6 +33,9 @@ _SHARD_BYTES = 64 << 20
 
 _REQUESTS = 8
 
+_TRIES = 3
+"""How often an object is made that was there, and is gone when it is looked at."""
+
 _PAGE = 1000
 """Names on a page of a listing: what the services give at most."""
 
@@ -174,7 +177,7 @@ class ObjectBackend(SeenAtOnce):
         """Make an object where there is none. False where another call than this one has made it."""
         token = secrets.token_hex(8)
         with self._explained("write", key):
-            while True:
+            for _ in range(_TRIES):
                 try:
                     obstore.put(self._store, key, data, mode="create", attributes={_MAKER: token}, use_multipart=False)
                 except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
@@ -183,6 +186,7 @@ class ObjectBackend(SeenAtOnce):
                         continue  # it is gone again: a collector took it, so there is room for ours
                     return maker == token
                 return True
+        return False  # a store that refuses what it has not
 
     def _maker(self, key: str) -> str | None:
         """The token of the call that has made an object; None where it is gone again."""

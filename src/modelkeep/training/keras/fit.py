@@ -52,7 +52,8 @@ def fit(
 
     Args:
         model: a compiled Keras model, on any backend.
-        x: as for ``Model.fit``: arrays and tensors, a ``tf.data.Dataset``, a ``keras.utils.PyDataset``.
+        x: as for ``Model.fit``: arrays and tensors, a ``tf.data.Dataset``, a ``keras.utils.PyDataset``; a torch
+            ``DataLoader``, a Grain dataset, or a generator as ``modelkeep.keras.Replay``.
         y: the targets, where ``x`` does not hold them.
         run: the run of ``keep.run(...)``, or a name: a run in the default keep (``$MODELKEEP_KEEP``, else ``./keep``).
         checkpoint: when to save, of ``modelkeep.every``; by default each epoch and every five minutes.
