@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nursery import Nursery
 
 SCRIPT = Path(__file__).with_name("train_case.py")
 SOURCE = Path(__file__).parents[2] / "src"
@@ -22,41 +23,65 @@ class TrainingFailed(AssertionError):
 
 def start(case: dict[str, Any], keep: Path, out: Path, *, kill_seed: int | None = None) -> subprocess.Popen[str]:
     """Begin one process of the case."""
-    command = [sys.executable, str(SCRIPT), json.dumps(case), str(keep), str(out)]
-    command += [] if kill_seed is None else [str(kill_seed)]
-    environment = {
+    command = [sys.executable, str(SCRIPT), *_arguments(case, keep, out, kill_seed)]
+    return subprocess.Popen(
+        command, env=_environment(case), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def nursery(case: dict[str, Any]) -> Nursery:
+    """Starts processes of the case from one that has imported what they import."""
+    modules = ["keras", "cases", "modelkeep.training.keras.fit"]
+    return Nursery(SCRIPT, modules + ["tensorflow"] * case["data"].startswith("tf_data"), _environment(case))
+
+
+def _arguments(case: dict[str, Any], keep: Path, out: Path, kill_seed: int | None) -> list[str]:
+    return [json.dumps(case), str(keep), str(out), *([] if kill_seed is None else [str(kill_seed)])]
+
+
+def _environment(case: dict[str, Any]) -> dict[str, str]:
+    return {
         **os.environ,
         "KERAS_BACKEND": case["backend"],
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join([str(SOURCE), str(SCRIPT.parent)]),
     }
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def train(case: dict[str, Any], keep: Path, out: Path, *, kill_seed: int | None = None) -> bool:
+def train(
+    case: dict[str, Any], keep: Path, out: Path, *, kill_seed: int | None = None, forked_by: Nursery | None = None
+) -> bool:
     """Run one process of the case. Returns whether it finished; False when it was killed, as asked.
 
     Raises:
         TrainingFailed: it ended in another way; with what it printed.
     """
-    process = start(case, keep, out, kill_seed=kill_seed)
-    printed, _ = process.communicate(timeout=600)
-    if process.returncode == 0:
+    if forked_by is not None:
+        log = Path(f"{out}.printed")
+        status = forked_by.run(_arguments(case, keep, out, kill_seed), log)
+        printed = log.read_text()
+    else:
+        process = start(case, keep, out, kill_seed=kill_seed)
+        printed, _ = process.communicate(timeout=600)
+        status = process.returncode
+    if status == 0:
         return True
-    if process.returncode == -signal.SIGKILL and kill_seed is not None:
+    if status == -signal.SIGKILL and kill_seed is not None:
         return False
-    raise TrainingFailed(f"exit {process.returncode} of {case}\n{printed[-8000:]}")
+    raise TrainingFailed(f"exit {status} of {case}\n{printed[-8000:]}")
 
 
-def train_killed(case: dict[str, Any], keep: Path, out: Path, *, kills: int, seed: int) -> list[str]:
+def train_killed(
+    case: dict[str, Any], keep: Path, out: Path, *, kills: int, seed: int, forked_by: Nursery
+) -> list[str]:
     """Kill the case up to ``kills`` times at random moments, then let it finish.
 
     Returns: what each kill hit: ``batch``, ``validation``, ``save`` or ``epoch``; fewer than ``kills`` where the
     training was done before its moment came.
     """
     finished = False
-    for number in range(kills):
-        finished = train(case, keep, out, kill_seed=seed * 1000 + number)
+    for number in range(kills):  # the first and the last process start afresh
+        finished = train(case, keep, out, kill_seed=seed * 1000 + number, forked_by=forked_by if number else None)
         if finished:
             break
     if not finished:
@@ -72,13 +97,16 @@ def kill_and_compare(case: dict[str, Any], folder: Path, *, kills: int, seed: in
     """
     train(case, folder / "whole-keep", folder / "whole")
     hits: list[str] = []
-    for training in range(kills):
-        if len(hits) >= kills:
-            break
-        out = folder / f"killed-{training}"
-        keep = folder / f"keep-{training}"
-        hits += train_killed(case, keep, out, kills=kills - len(hits), seed=seed + 7919 * training)
-        assert_same_end(folder / "whole", out)
+    with nursery(case) as forked_by:
+        for training in range(kills):
+            if len(hits) >= kills:
+                break
+            out = folder / f"killed-{training}"
+            keep = folder / f"keep-{training}"
+            hits += train_killed(
+                case, keep, out, kills=kills - len(hits), seed=seed + 7919 * training, forked_by=forked_by
+            )
+            assert_same_end(folder / "whole", out)
     return hits
 
 
