@@ -29,10 +29,17 @@ def start(case: dict[str, Any], keep: Path, out: Path, *, kill_seed: int | None 
     )
 
 
-def nursery(case: dict[str, Any]) -> Nursery:
-    """Starts processes of the case from one that has imported what they import."""
+def nursery(case: dict[str, Any], compiled: Path) -> Nursery:
+    """Starts processes of the case from one that has imported what they import; on jax they share what they compile."""
     modules = ["keras", "cases", "modelkeep.training.keras.fit"]
-    return Nursery(SCRIPT, modules + ["tensorflow"] * case["data"].startswith("tf_data"), _environment(case))
+    shared = {
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    return Nursery(
+        SCRIPT, modules + ["tensorflow"] * case["data"].startswith("tf_data"), {**_environment(case), **shared}
+    )
 
 
 def _arguments(case: dict[str, Any], keep: Path, out: Path, kill_seed: int | None) -> list[str]:
@@ -74,14 +81,15 @@ def train(
 def train_killed(
     case: dict[str, Any], keep: Path, out: Path, *, kills: int, seed: int, forked_by: Nursery
 ) -> list[str]:
-    """Kill the case up to ``kills`` times at random moments, then let it finish.
+    """Kill the case up to ``kills`` times at random moments, then let it finish, in a process that is started afresh.
 
     Returns: what each kill hit: ``batch``, ``validation``, ``save`` or ``epoch``; fewer than ``kills`` where the
     training was done before its moment came.
     """
     finished = False
-    for number in range(kills):  # the first and the last process start afresh
-        finished = train(case, keep, out, kill_seed=seed * 1000 + number, forked_by=forked_by if number else None)
+    forked = forked_by if kills > 1 else None
+    for number in range(kills):
+        finished = train(case, keep, out, kill_seed=seed * 1000 + number, forked_by=forked)
         if finished:
             break
     if not finished:
@@ -97,7 +105,7 @@ def kill_and_compare(case: dict[str, Any], folder: Path, *, kills: int, seed: in
     """
     train(case, folder / "whole-keep", folder / "whole")
     hits: list[str] = []
-    with nursery(case) as forked_by:
+    with nursery(case, folder / "compiled") as forked_by:
         for training in range(kills):
             if len(hits) >= kills:
                 break
