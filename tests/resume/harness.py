@@ -22,24 +22,16 @@ class TrainingFailed(AssertionError):
 
 
 def start(case: dict[str, Any], keep: Path, out: Path, *, kill_seed: int | None = None) -> subprocess.Popen[str]:
-    """Begin one process of the case."""
+    """Begin one process of the case; jax compiles anew in it."""
     command = [sys.executable, str(SCRIPT), *_arguments(case, keep, out, kill_seed)]
-    return subprocess.Popen(
-        command, env=_environment(case), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    environment = {**_environment(case), "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def nursery(case: dict[str, Any], compiled: Path) -> Nursery:
-    """Starts processes of the case from one that has imported what they import; on jax they share what they compile."""
+def nursery(case: dict[str, Any]) -> Nursery:
+    """Starts processes of the case from one that has imported what they import."""
     modules = ["keras", "cases", "modelkeep.training.keras.fit"]
-    shared = {
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    return Nursery(
-        SCRIPT, modules + ["tensorflow"] * case["data"].startswith("tf_data"), {**_environment(case), **shared}
-    )
+    return Nursery(SCRIPT, modules + ["tensorflow"] * case["data"].startswith("tf_data"), _environment(case))
 
 
 def _arguments(case: dict[str, Any], keep: Path, out: Path, kill_seed: int | None) -> list[str]:
@@ -105,7 +97,7 @@ def kill_and_compare(case: dict[str, Any], folder: Path, *, kills: int, seed: in
     """
     train(case, folder / "whole-keep", folder / "whole")
     hits: list[str] = []
-    with nursery(case, folder / "compiled") as forked_by:
+    with nursery(case) as forked_by:
         for training in range(kills):
             if len(hits) >= kills:
                 break

@@ -63,8 +63,8 @@ def test_a_killed_fit_goes_on_at_the_start_of_its_epoch(backend: str, tmp_path: 
 
 
 def test_a_finished_fit_trains_no_further(tmp_path: Path) -> None:
-    run_script("jax", tmp_path / "keep", tmp_path / "first")
-    run_script("jax", tmp_path / "keep", tmp_path / "again")
+    run_script("torch", tmp_path / "keep", tmp_path / "first")
+    run_script("torch", tmp_path / "keep", tmp_path / "again")
     assert_same_end(tmp_path / "first", tmp_path / "again", parts=("model", "optimizer"))
 
 

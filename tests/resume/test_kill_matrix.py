@@ -20,7 +20,7 @@ SCHEDULES = {
 }
 DATA = ("arrays", "tf_data", "py_dataset", "loader", "loader_weighted_workers", "grain_stream")
 MATRIX = list(product(BACKENDS, DATA, SCHEDULES))
-SAMPLE = [("jax", "tf_data", "plateau")]
+SAMPLE = [("tensorflow", "tf_data", "plateau")]
 """What `make test` kills, beside a loader, a loop of one's own, Lightning and the Trainer."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from harness import assert_same_end, start, train
 
-CASE = {"backend": "jax", "data": "arrays", "every": {"epochs": 1}, "fit": {"epochs": 12}, "callbacks": "files"}
+CASE = {"backend": "tensorflow", "data": "arrays", "every": {"epochs": 1}, "fit": {"epochs": 12}, "callbacks": "files"}
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +107,12 @@ def test_sigterm_inside_a_validation_does_not_wait_for_its_end(name: str, tmp_pa
 
 
 def test_another_process_on_the_same_run_is_refused_by_name(tmp_path: Path) -> None:
-    process = signal_when_training(CASE, tmp_path)
-    second = start(CASE, tmp_path / "keep", tmp_path / "second")
+    longer = {**CASE, "fit": {"epochs": 10_000}}
+    process = signal_when_training(longer, tmp_path)
+    second = start(longer, tmp_path / "keep", tmp_path / "second")
     printed, _ = second.communicate(timeout=300)
+    process.kill()
+    process.communicate()
     assert second.returncode == 1
     assert "RunLocked" in printed
     assert str(process.pid) in printed
-    process.kill()
-    process.communicate()
