@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "strace wor
 
 Recorder = Callable[..., Recording]
 
-SAMPLE = {"kill": 60, "ext4": 60, "weak": 110}
+SAMPLE = {"kill": 40, "ext4": 40, "weak": 60}
 """States of each scenario that are looked at in every run of the tests; `-m torture` looks at all."""
 
 FEW = {"kill": 12, "ext4": 12, "weak": 16}

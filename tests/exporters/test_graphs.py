@@ -104,7 +104,7 @@ def test_exports_go_with_their_version(keep: Keep, tmp_path: Path) -> None:
             "the first layer whose output differs is 'hidden'",
             marks=pytest.mark.torture,
         ),
-        ("swapped_outputs", "litert", "digit differs by"),
+        pytest.param("swapped_outputs", "litert", "digit differs by", marks=pytest.mark.torture),
         ("dropped_preprocessing", "savedmodel", "the first layer whose output differs is 'scaled'"),
         ("wrong_batch", "litert", r"image is of shape \[4, 8\], and was exported as \[2, 8\]"),
     ],

@@ -11,7 +11,7 @@ from matrix import is_verified, states
 
 SCRIPT = Path(__file__).with_name("model_kinds.py")
 STATES = states()
-SAMPLE = (("jax", "transformer"),)
+SAMPLE = (("jax", "mlp"),)
 
 
 def check(backend: str, kind: str, folder: Path) -> None:

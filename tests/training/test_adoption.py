@@ -31,7 +31,9 @@ def keep(tmp_path: Path) -> Keep:
     return mk.open(tmp_path / "keep")
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize(
+    "backend", ["tensorflow", *(pytest.param(one, marks=pytest.mark.torture) for one in ("jax", "torch"))]
+)
 def test_files_of_keras_callbacks_go_on_in_fit_bit_for_bit(backend: str, tmp_path: Path) -> None:
     env = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
