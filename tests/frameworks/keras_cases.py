@@ -12,6 +12,8 @@ import pytest
 from modelkeep.errors import StateMismatch, UnsupportedState, UsageError
 from modelkeep.frameworks.keras import load_into, state_of, variables_of
 from modelkeep.frameworks.mismatch import leaves, show
+from modelkeep.model.contents import mapped
+from modelkeep.state.memory import aligned
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -83,6 +85,31 @@ def test_training_goes_on_in_a_new_model_as_in_the_old_one(name):
             keras.utils.set_random_seed(1)
         keras_models.train(model, seed=2)
     assert bits(state_of(new)) == bits(state_of(old))
+
+
+@pytest.mark.parametrize("name", ["sequential", "embedded"])
+@pytest.mark.parametrize("compiled", [False, True] if BACKEND == "tensorflow" else [None], ids=str)
+def test_what_is_given_away_is_shared_where_it_can_be_and_never_written_to(name, compiled):
+    model = keras_models.TRAINABLE[name]()
+    if compiled is not None:
+        model.jit_compile = compiled
+    keras_models.train(model)
+    given = mapped(state_of(model, copy=True), in_aligned_memory)
+    before = bits(given)
+    load_into(model, given, given=True)
+    assert bits(state_of(model)) == before
+    _, array = max(leaves(given["model"]).items(), key=lambda item: item[1].nbytes)
+    shared = [np.shares_memory(array, one) for one in leaves(state_of(model)["model"]).values()]
+    assert sum(shared) == (0 if BACKEND == "torch" else 1)
+    keras_models.train(model, seed=2)
+    assert bits(given) == before
+    assert bits(state_of(model)) != before
+
+
+def in_aligned_memory(array):
+    made = aligned(array.shape, array.dtype)
+    made[...] = array
+    return made
 
 
 def test_names_follow_the_layers_and_keep_what_a_person_called_them():

@@ -1,6 +1,7 @@
 import json
 import os
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from modelkeep.snapshot.canonical import seal
 from modelkeep.snapshot.dtypes import TEXTS
 from modelkeep.snapshot.pieces import digest
 from modelkeep.state import differences, flatten
+from modelkeep.state.memory import ALIGNMENT
 from modelkeep.store import Store, layout
 
 
@@ -244,6 +246,13 @@ def test_shards_and_records_are_read_only_files(local_store, tree):
     folder = local_store.backend.url.removeprefix("file://")
     for key in (layout.snapshot_key(snapshot.id), *map(layout.shard_key, snapshot.shards)):
         assert os.stat(f"{folder}/{key}").st_mode & 0o777 == 0o444
+
+
+def test_arrays_lie_where_a_framework_can_take_them_over(store):
+    state = {"matrix": np.ones((1000, 7), "f4"), "half": np.ones(5, ml_dtypes.bfloat16), "none": np.ones((0, 3))}
+    for array in flatten(store.load(store.save(state, meta={}))).arrays.values():
+        assert array.ctypes.data % ALIGNMENT == 0 or not array.nbytes
+        assert array.flags.carray
 
 
 def test_a_state_is_read_into_arrays_that_are_there(torn, tree):

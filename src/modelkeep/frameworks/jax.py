@@ -75,15 +75,16 @@ def to_numpy(array: jax.Array, *, copy: bool = False) -> Array:
     return np.array(view) if copy else view
 
 
-def from_numpy(array: Array, like: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
+def from_numpy(array: Array, like: jax.Array | jax.ShapeDtypeStruct, *, given: bool = False) -> jax.Array:
     """Return a jax array of the same bits, placed as ``like`` is.
 
-    ``device_put`` may keep the numpy buffer as its own, so it is given a copy that nobody else holds.
+    ``device_put`` may keep the numpy buffer as its own, so it is given a copy that nobody else holds, unless the array
+    was ``given`` away and nobody changes it any more.
 
     >>> from_numpy(np.float32([1, 2]), jnp.zeros(2))
     Array([1., 2.], dtype=float32)
     """
-    made: jax.Array = jax.device_put(np.array(array), _placement(like))
+    made: jax.Array = jax.device_put(array if given else np.array(array), _placement(like))
     if not isinstance(like, jax.Array) or not like.weak_type or like.is_deleted():
         return made
     # Python numbers follow the dtype of their partner by their weak type; an update in place is what keeps it.

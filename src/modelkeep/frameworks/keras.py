@@ -47,12 +47,13 @@ def state_of(model: Any, *, copy: bool = False) -> dict[str, Any]:
     return {part: _arrays(variables, copy) for part, variables in variables_of(model).items()}
 
 
-def load_into(model: Any, tree: dict[str, Any], *, parts: Sequence[str] = PARTS) -> None:
+def load_into(model: Any, tree: dict[str, Any], *, parts: Sequence[str] = PARTS, given: bool = False) -> None:
     """Put a state into a built model, variable by variable, bit for bit.
 
     Every path, shape and dtype of the asked ``parts`` is checked first. Each replica of ``tf.distribute`` gets its own
     values where the state is of as many replicas, else all get the same. An optimizer that was not built yet is
-    built when the state has more for it.
+    built when the state has more for it. The arrays are copied; those of a tree that is ``given`` away, which nobody
+    changes any more, are shared where the backend can.
 
     Raises:
         StateMismatch: some leaf does not fit; up to 20 are listed. No variable was changed.
@@ -86,7 +87,7 @@ def load_into(model: Any, tree: dict[str, Any], *, parts: Sequence[str] = PARTS)
             found.pop(path, None), variables.pop(path, None)
     wanted = {path: keras_arrays.spec(variable) for path, variable in variables.items()}
     for path, array in check(wanted, found, _FIT).items():
-        keras_arrays.write(variables[path], array)
+        keras_arrays.write(variables[path], array, given=given)
     settle(model)
 
 

@@ -54,17 +54,17 @@ def spec(variable: Any) -> Spec:
     return Spec(dtype, tuple(int(size) for size in value.shape))
 
 
-def write(variable: Any, array: np.ndarray) -> None:
-    """Assign an array of the variable's own dtype and shape; ``array`` may be reused afterwards."""
+def write(variable: Any, array: np.ndarray, *, given: bool = False) -> None:
+    """Assign an array of the variable's own dtype and shape, which may be reused afterwards unless it is ``given``."""
     match keras.backend.backend():
         case "tensorflow":
             from modelkeep.frameworks import tensorflow
 
-            variable.assign(tensorflow.from_numpy(array))
+            variable.assign(tensorflow.from_numpy(array, given=given))
         case "jax":
             from modelkeep.frameworks import jax
 
-            variable.assign(jax.from_numpy(array, value_of(variable)))
+            variable.assign(jax.from_numpy(array, value_of(variable), given=given))
         case "torch":
             from modelkeep.frameworks import torch_tensors
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from modelkeep.frameworks import trees
 from modelkeep.frameworks.mismatch import Array, Fit, Path, Plan, Spec, nest
+from modelkeep.state.memory import ALIGNMENT
 
 _FIT = Fit("these TensorFlow objects", "make them as they were when the state was taken")
 _WAY_OUT = "pass tf.Variable, tf.Module, tf.random.Generator, plain values and dicts and lists of them"
@@ -72,13 +73,26 @@ def to_numpy(value: tf.Tensor | tf.Variable, *, copy: bool = False) -> Array:
     return array.copy() if copy else array
 
 
-def from_numpy(array: Array) -> tf.Tensor:
+def from_numpy(array: Array, *, given: bool = False) -> tf.Tensor:
     """Return a tensor of the same bits that shares no memory with ``array``; object arrays become text.
+
+    An array that is ``given`` away, which nobody changes any more, may be shared: TensorFlow never writes to memory
+    that is not its own, and copies it at the first update of a variable.
 
     >>> from_numpy(np.float32([1, 2])).numpy().tolist()
     [1.0, 2.0]
     """
-    return tf.constant(array, dtype=tf.string) if array.dtype.kind == "O" else tf.constant(array)
+    if array.dtype.kind == "O":
+        return tf.constant(array, dtype=tf.string)
+    if given and _is_shareable(array):
+        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    return tf.constant(array)
+
+
+def _is_shareable(array: Array) -> bool:
+    """Whether TensorFlow takes its memory: it ends the process where an address is not a multiple of 64 bytes."""
+    plain = array.dtype.isbuiltin == 1 and array.dtype.kind in "fiu" and array.dtype.isnative
+    return plain and bool(array.flags.carray) and array.nbytes > 0 and array.ctypes.data % ALIGNMENT == 0
 
 
 def replicas_of(variable: object) -> list[tf.Variable]:

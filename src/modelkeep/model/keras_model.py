@@ -112,10 +112,13 @@ def rebuilt(
     compiled: bool,
     budget: Budget,
 ) -> Any:
-    """The model of an architecture, with the weights of a state tree; raises what `build` and `load_into` raise."""
+    """The model of an architecture, with the weights of a state tree, which is given away.
+
+    Raises what `build` and `load_into` raise.
+    """
     model = build(architecture, custom_objects=custom_objects, budget=budget, compiled=compiled, drawn=False)
     parts = ("model", "optimizer") if compiled and tree.get("optimizer") is not None else ("model",)
-    keras_door.load_into(model, dict(tree), parts=parts)
+    keras_door.load_into(model, dict(tree), parts=parts, given=True)
     return model
 
 

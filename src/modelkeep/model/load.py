@@ -67,7 +67,7 @@ def _keras(architecture: dict[str, Json], tree: dict[str, Any], wish: Wish, budg
     from modelkeep.model import keras_model
 
     if wish.into is not None:
-        keras_door.load_into(wish.into, tree, parts=("model",))
+        keras_door.load_into(wish.into, tree, parts=("model",), given=True)
         return wish.into
     return keras_model.rebuilt(
         architecture, tree, custom_objects=wish.custom_objects, compiled=wish.compiled, budget=budget

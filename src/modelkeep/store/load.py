@@ -19,6 +19,7 @@ from modelkeep.snapshot.pieces import digest
 from modelkeep.snapshot.record import shown_bytes
 from modelkeep.snapshot.safetensors import Header, data_start, parse_header
 from modelkeep.snapshot.texts import decode_texts
+from modelkeep.state.memory import aligned
 from modelkeep.state.rows import byte_view
 from modelkeep.state.tree import flatten, tensor_paths, unflatten
 from modelkeep.state.tree import select as select_paths
@@ -167,10 +168,10 @@ class _Reader:
             if path in targets:
                 arrays[path] = targets[path]
                 continue
-            text = spec.dtype in TEXTS
-            arrays[path] = np.empty(
-                self._snapshot.grid(path).nbytes if text else spec.shape, np.uint8 if text else numpy_dtype(spec.dtype)
-            )
+            if spec.dtype in TEXTS:
+                arrays[path] = np.empty(self._snapshot.grid(path).nbytes, np.uint8)
+            else:
+                arrays[path] = aligned(spec.shape, numpy_dtype(spec.dtype))
         with ThreadPoolExecutor(max(_READERS, self._backend.requests), "modelkeep-read") as pool:
             for job, cause in chain.from_iterable(pool.map(self._read, _batches(self._jobs(arrays)))):
                 self._damaged.update((path, job.key) for path, _ in job.targets)
