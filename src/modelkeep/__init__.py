@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from modelkeep import errors as errors
     from modelkeep.budget import Budget as Budget
     from modelkeep.keep import Keep as Keep
-    from modelkeep.keep import export as export
-    from modelkeep.keep import load_model as load_model
     from modelkeep.keep import open as open  # noqa: A004  see there
-    from modelkeep.keep import predictor as predictor
-    from modelkeep.keep import transfer as transfer
     from modelkeep.model.contents import Example as Example
     from modelkeep.model.lora import merge_lora as merge_lora
     from modelkeep.model.publish import Card as Card
     from modelkeep.model.transfer.report import TransferReport as TransferReport
     from modelkeep.model.transfer.resizing import Rows as Rows
+    from modelkeep.models import export as export
+    from modelkeep.models import load_model as load_model
+    from modelkeep.models import predictor as predictor
+    from modelkeep.models import transfer as transfer
     from modelkeep.snapshot import Snapshot as Snapshot
     from modelkeep.store import Checkpoint as Checkpoint
     from modelkeep.store import MetricRow as MetricRow
@@ -61,13 +61,13 @@ _HOMES = {
     "Version": "modelkeep.store",
     "best": "modelkeep.training.policy",
     "every": "modelkeep.training.policy",
-    "export": "modelkeep.keep",
-    "load_model": "modelkeep.keep",
+    "export": "modelkeep.models",
+    "load_model": "modelkeep.models",
     "merge_lora": "modelkeep.model.lora",
     "open": "modelkeep.keep",
-    "predictor": "modelkeep.keep",
+    "predictor": "modelkeep.models",
     "retain": "modelkeep.training.policy",
-    "transfer": "modelkeep.keep",
+    "transfer": "modelkeep.models",
 }
 _MODULES = {
     "errors": "modelkeep.errors",

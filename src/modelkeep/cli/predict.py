@@ -32,7 +32,7 @@ def command(
     keep: KeepOption = None,
 ) -> None:
     """Predict."""
-    from modelkeep.keep import predictor as opened
+    from modelkeep.models import predictor as opened
     from modelkeep.runtime.inputs import read_inputs
 
     predictor = opened(ref, keep=keep, runtime=runtime, threads=threads)

@@ -1,8 +1,10 @@
 """What a run looks like from outside: how far it is, and whether somebody is training it."""
 
+import html
 import os
 import platform
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -116,3 +118,17 @@ def _nbytes(store: Store, attempts: Sequence[Attempt]) -> int:
             shards = store.backend.list(layout.shard_folder(writer))
             found += sum(entry.size for entry in shards if layout.shard_of(entry.key).startswith(f"{writer}-"))
     return found
+
+
+def html_table(where: str, runs: Sequence[RunSummary]) -> str:
+    """The runs of a keep as a table for notebooks; all text is escaped."""
+    head = "".join(f"<th>{name}</th>" for name in ("run", "state", "step", "epoch", "metrics", "saved"))
+    rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(one))}</tr>" for one in runs)
+    return f"<table><caption>keep {html.escape(where)}</caption><tr>{head}</tr>{rows}</table>"
+
+
+def _cells(run: RunSummary) -> list[str]:
+    saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.time)) if run.time is not None else ""
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
+    number = ("" if one is None else str(one) for one in (run.step, run.epoch))
+    return [html.escape(text) for text in (run.name, run.state, *number, metrics, saved)]
