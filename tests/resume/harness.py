@@ -28,10 +28,13 @@ def start(case: dict[str, Any], keep: Path, out: Path, *, kill_seed: int | None 
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def nursery(case: dict[str, Any]) -> Nursery:
-    """Starts processes of the case from one that has imported what they import."""
-    modules = ["keras", "cases", "modelkeep.training.keras.fit"]
-    return Nursery(SCRIPT, modules + ["tensorflow"] * case["data"].startswith("tf_data"), _environment(case))
+def nursery(case: dict[str, Any], compiled: Path) -> Nursery:
+    """Starts processes of the case from one that has imported what they import; jax compiles into a folder of theirs.
+
+    A process that is killed may leave the half of a file there.
+    """
+    modules = ["keras", "cases", "modelkeep.training.keras.fit", *["tensorflow"] * case["data"].startswith("tf_data")]
+    return Nursery(SCRIPT, modules, {**_environment(case), "JAX_COMPILATION_CACHE_DIR": str(compiled)})
 
 
 def _arguments(case: dict[str, Any], keep: Path, out: Path, kill_seed: int | None) -> list[str]:
@@ -97,7 +100,7 @@ def kill_and_compare(case: dict[str, Any], folder: Path, *, kills: int, seed: in
     """
     train(case, folder / "whole-keep", folder / "whole")
     hits: list[str] = []
-    with nursery(case) as forked_by:
+    with nursery(case, folder / "compiled") as forked_by:
         for training in range(kills):
             if len(hits) >= kills:
                 break
