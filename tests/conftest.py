@@ -60,6 +60,16 @@ def moto_server() -> Iterator[dict[str, str]]:
         yield found
 
 
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    from .object_stores import AZURITE, azurite
+
+    if not AZURITE.exists():
+        pytest.skip("azurite is not installed (npm)")
+    with azurite(tmp_path_factory.mktemp("azurite")) as found:
+        yield found
+
+
 @pytest.fixture
 def place(seaweed_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     from .object_stores import at

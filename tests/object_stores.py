@@ -1,6 +1,10 @@
-"""Real S3 servers on this machine: SeaweedFS, which keeps its objects on a disk, and moto, which is Python."""
+"""Object stores on this machine: SeaweedFS, with its objects on a disk, moto, which is Python, and Azure's emulator."""
 
+import base64
 import contextlib
+import email.utils
+import hashlib
+import hmac
 import http.client
 import http.server
 import os
@@ -21,6 +25,7 @@ import pytest
 
 BUCKET = "bkt-one"
 WEED = Path(sys.executable).with_name("weed")
+AZURITE = Path(sys.executable).parents[1] / "node_modules" / ".bin" / "azurite-blob"
 _ACCESS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_REGION": "us-east-1"}
 
 
@@ -60,6 +65,45 @@ def moto() -> Iterator[dict[str, str]]:
         server.stop()
 
 
+@contextlib.contextmanager
+def azurite(folder: Path) -> Iterator[dict[str, str]]:
+    """Microsoft's emulator of Azure's blobs, in memory, with a container."""
+    (port,) = _free_ports(1)
+    command = [str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--inMemoryPersistence"]
+    command += ["--skipApiVersionCheck", "--disableTelemetry"]
+    with (folder / "azurite.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        _wait(endpoint, process)
+        _make_container(endpoint)
+        yield {
+            "AZURE_STORAGE_USE_EMULATOR": "true",
+            "AZURITE_BLOB_STORAGE_URL": endpoint,
+            "AZURE_STORAGE_ACCOUNT_NAME": _ACCOUNT,
+            "AZURE_STORAGE_ACCOUNT_KEY": _ACCOUNT_KEY,
+        }
+    finally:
+        process.kill()
+        process.wait()
+
+
+_ACCOUNT = "devstoreaccount1"
+_ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""What Microsoft documents for every Azurite."""
+
+
+def _make_container(endpoint: str) -> None:
+    """By a request that is signed with the key of the account; obstore makes objects only."""
+    headers = {"x-ms-date": email.utils.formatdate(usegmt=True), "x-ms-version": "2023-11-03"}
+    named = [f"{name}:{value}" for name, value in headers.items()]
+    text = "\n".join(["PUT", *[""] * 11, *named, f"/{_ACCOUNT}/{_ACCOUNT}/{BUCKET}", "restype:container"])
+    signature = hmac.new(base64.b64decode(_ACCOUNT_KEY), text.encode(), hashlib.sha256).digest()
+    headers["Authorization"] = f"SharedKey {_ACCOUNT}:{base64.b64encode(signature).decode()}"
+    url = f"{endpoint}/{_ACCOUNT}/{BUCKET}?restype=container"
+    urllib.request.urlopen(urllib.request.Request(url, method="PUT", headers=headers), timeout=10).close()
+
+
 def _free_ports(count: int) -> list[int]:
     """Ports that nobody has, below the range from which the kernel picks; weed's gRPC takes each plus 10,000."""
     found: list[int] = []
@@ -96,14 +140,14 @@ def _wait(endpoint: str, process: "subprocess.Popen[bytes]") -> None:
             return
         except OSError:
             time.sleep(0.05)
-    raise RuntimeError(f"weed did not start; see {process.args!r}")
+    raise RuntimeError(f"no server started; see {process.args!r}")
 
 
-def at(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+def at(server: dict[str, str], monkeypatch: pytest.MonkeyPatch, scheme: str = "s3") -> str:
     """A new place on a server, which the variables of the environment name."""
     for name, value in server.items():
         monkeypatch.setenv(name, value)
-    return f"s3://{BUCKET}/{secrets.token_hex(8)}/keep"
+    return f"{scheme}://{BUCKET}/{secrets.token_hex(8)}/keep"
 
 
 class Proxy(http.server.ThreadingHTTPServer):

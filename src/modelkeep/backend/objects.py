@@ -39,8 +39,8 @@ _TRIES = 3
 _PAGE = 1000
 """Names on a page of a listing: what the services give at most."""
 
-_MAKER = "modelkeep-write"
-"""The attribute of an object that says which call has made it."""
+_MAKER = "modelkeepwrite"
+"""The attribute of an object that says which call has made it; of letters alone, for Azure takes nothing else."""
 
 _PROBE = ".probe"
 """An object that no listing shows: on it is tried whether the store refuses to replace what is there."""
