@@ -198,6 +198,7 @@ def test_a_quantized_export_is_smaller_and_says_what_it_loses(keep: Keep, tmp_pa
     assert 0 < worst <= proofs[quantize]["tolerance"]
 
 
+@pytest.mark.torture
 def test_an_operation_that_litert_has_not_is_named(keep: Keep, tmp_path: Path) -> None:
     text = keras.layers.TextVectorization(output_sequence_length=4)
     text.adapt(["red green blue"])

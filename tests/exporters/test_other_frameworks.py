@@ -75,11 +75,9 @@ def test_a_function_of_jax_answers_by_another_runtime(to: str, runtime: str, tmp
 
 @pytest.mark.parametrize(
     ("backend", "proven", "refused"),
-    [
-        ("jax", "savedmodel", "litert"),
-        pytest.param("torch", "onnx", "tfjs", marks=pytest.mark.torture),
-    ],
+    [("jax", "savedmodel", "litert"), ("torch", "onnx", "tfjs")],
 )
+@pytest.mark.torture
 def test_a_layer_in_the_code_of_its_backend_goes_the_way_of_its_backend(
     backend: str, proven: str, refused: str, tmp_path: Path
 ) -> None:

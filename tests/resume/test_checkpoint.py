@@ -62,6 +62,7 @@ def test_a_killed_fit_goes_on_at_the_start_of_its_epoch(backend: str, tmp_path: 
     assert_same_end(tmp_path / "whole", tmp_path / "out")
 
 
+@pytest.mark.torture
 def test_a_finished_fit_trains_no_further(tmp_path: Path) -> None:
     run_script("torch", tmp_path / "keep", tmp_path / "first")
     run_script("torch", tmp_path / "keep", tmp_path / "again")

@@ -96,7 +96,7 @@ def ended_with(printed: str) -> str:
     return next(line for line in printed.splitlines() if line.startswith("ended with"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.torture)])
 def test_a_signal_saves_and_the_cell_run_again_goes_on(kernel: Any, tmp_path: Path, number: int) -> None:
     manager, client = kernel
     gate = tmp_path / "gate"
