@@ -5,7 +5,6 @@ a request may be answered by nobody and be sent again: then it finds what it has
 carries the token of the call that made it, and a refusal is believed only where the token is another's.
 """
 
-import os
 import secrets
 import threading
 import time
@@ -45,7 +44,9 @@ _MAKER = "modelkeepwrite"
 _PROBE = ".probe"
 """An object that no listing shows: on it is tried whether the store refuses to replace what is there."""
 
-_CLIENT = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(minutes=5)}
+_CLIENT = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(minutes=5), "allow_http": True}
+"""Only an endpoint that a user has written as ``http://`` is asked without encryption."""
+
 _RETRIES = {
     "max_retries": 8,
     "retry_timeout": timedelta(minutes=3),
@@ -79,7 +80,9 @@ class ObjectBackend(SeenAtOnce):
         self._bucket = f"{parts.scheme}://{parts.netloc}"
         self._url = f"{self._bucket}/{parts.path.strip('/')}".rstrip("/")
         try:
-            self._store: Any = store.from_url(self._url, **_settings(options))
+            self._store: Any = store.from_url(
+                self._url, **{"client_options": _CLIENT, "retry_config": _RETRIES, **options}
+            )
         except (exceptions.BaseError, ValueError) as error:
             raise UsageError(f"{self._url} cannot be opened: {_told(error)}") from None
         self._guard = threading.Lock()
@@ -294,13 +297,6 @@ class ObjectBackend(SeenAtOnce):
                 f"could not {verb} {where}: {_told(error)}; see that the network and the store are there; what is "
                 "committed is intact"
             ) from None
-
-
-def _settings(options: dict[str, Any]) -> dict[str, Any]:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    endpoint = str(options.get("endpoint", endpoint))
-    client = {**_CLIENT, **({"allow_http": True} if endpoint.startswith("http://") else {})}
-    return {"client_options": client, "retry_config": _RETRIES, **options}
 
 
 def _told(error: Exception) -> str:
