@@ -166,6 +166,19 @@ class Proxy(http.server.ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
+    def lose_one_answer(self, key: str) -> list[str]:
+        """Of the first write of a key: it is done, and nobody hears of it. Returns a list that has its path then."""
+        lost: list[str] = []
+
+        def rule(method: str, path: str) -> str:
+            if method == "PUT" and path.endswith(f"/{key}") and not lost:
+                lost.append(path)
+                return "lost"
+            return ""
+
+        self.rule = rule
+        return lost
+
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

@@ -44,17 +44,9 @@ def test_an_answer_that_is_lost_is_no_conflict(azure_server: dict[str, str], mon
     with Proxy(azure_server["AZURITE_BLOB_STORAGE_URL"]) as proxy:
         backend = open_backend(at({**azure_server, "AZURITE_BLOB_STORAGE_URL": proxy.url}, monkeypatch, "az"))
         backend.create("before", b"x")
-        lost = [0]
-
-        def rule(method: str, path: str) -> str:
-            if method == "PUT" and path.endswith("/a") and not lost[0]:
-                lost[0] += 1
-                return "lost"
-            return ""
-
-        proxy.rule = rule
+        lost = proxy.lose_one_answer("a")
         backend.create("a", b"mine")
-        assert lost[0] == 1
+        assert lost
         assert backend.read("a") == b"mine"
         with pytest.raises(AlreadyExists):
             open_backend(backend.url).create("a", b"mine")

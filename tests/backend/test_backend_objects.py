@@ -130,17 +130,9 @@ def test_a_store_that_nobody_answers_for_is_named(monkeypatch: pytest.MonkeyPatc
 def test_an_answer_that_is_lost_is_no_conflict(proxy: Proxy, through: str) -> None:
     backend = open_backend(through)
     backend.create("before", b"x")
-    lost = [0]
-
-    def rule(method: str, path: str) -> str:
-        if method == "PUT" and path.endswith("/a") and not lost[0]:
-            lost[0] += 1
-            return "lost"
-        return ""
-
-    proxy.rule = rule
+    lost = proxy.lose_one_answer("a")
     backend.create("a", b"mine")
-    assert lost[0] == 1
+    assert lost
     assert [one for one in proxy.seen if one[0] == "PUT" and one[1].endswith("/a")][1:]
     assert backend.read("a") == b"mine"
     with pytest.raises(AlreadyExists):

@@ -76,7 +76,7 @@ def train(
 def train_killed(
     case: dict[str, Any], keep: Path, out: Path, *, kills: int, seed: int, forked_by: Nursery
 ) -> list[str]:
-    """Kill the case up to ``kills`` times at random moments, then let it finish, in a process that is started afresh.
+    """Kill the case up to ``kills`` times at random moments, then let it finish in a process that is started afresh.
 
     Returns: what each kill hit: ``batch``, ``validation``, ``save`` or ``epoch``; fewer than ``kills`` where the
     training was done before its moment came.
