@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml requirements/dev.txt requirements/package.json
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements/dev.txt --no-build-isolation -e '.[dev]'
 	@cp requirements/package.json $(VENV)/package.json
 	@command -v npm > /dev/null && npm install --prefix $(VENV) --silent --no-audit --no-fund --no-package-lock \
-	  || echo "setup: npm could not install TensorFlow.js; the tests of it are skipped"
+	  || echo "setup: npm could not install TensorFlow.js and Azurite; the tests of them are skipped"
 	@touch $(STAMP)
 	@echo "setup: done; the command is $(VENV)/bin/modelkeep"
 
