@@ -233,6 +233,53 @@ def test_an_attempt_that_is_fenced_while_it_commits_is_told_although_its_checkpo
     assert numbers(run) == [1]
 
 
+@pytest.mark.parametrize("seen", [False, True])
+def test_what_a_newer_attempt_commits_is_the_newest_whenever_an_older_one_wakes_up(
+    store: Store, run: RunRecord, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    """Where no lock excludes: a process that stood still in the listing committed a number above the newer one's."""
+    zombie = run.start_attempt({})
+    commit(store, run, zombie, 1)
+    look = run.backend.list
+
+    def overtaken(prefix: str, **options: Any) -> Any:
+        if not prefix.endswith("/checkpoints"):
+            return look(prefix, **options)
+        monkeypatch.undo()
+        before, newer = list(look(prefix, **options)), fresh(run).start_attempt({})
+        for step in (2, 3):
+            commit(store, fresh(run), newer, step)
+        return look(prefix, **options) if seen else iter(before)
+
+    monkeypatch.setattr(run.backend, "list", overtaken)
+    with pytest.raises(Fenced, match="attempt 2 has begun since attempt 1"):
+        commit(store, run, zombie, 2)
+    assert [(one.number, one.step, one.attempt) for one in fresh(run).checkpoints()] == [
+        (3, 3, 2),
+        (2, 2, 2),
+        (1, 1, 1),
+    ]
+
+
+def test_a_number_that_an_older_attempt_takes_meanwhile_costs_the_newer_one_nothing(
+    store: Store, run: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zombie, newer = run.start_attempt({}), fresh(run).start_attempt({})
+    look, late = run.backend.size, store.save({"step": 0}, meta={})
+
+    def overtaken(key: str) -> int:
+        if "/attempts/" in key:  # the look whether there is a newer one, which the older has behind it
+            monkeypatch.undo()
+            monkeypatch.setattr(RunRecord, "_must_be_newest", lambda run, attempt: None)
+            fresh(run).commit_checkpoint(zombie, late, step=0, epoch=0)
+            monkeypatch.undo()
+        return look(key)
+
+    monkeypatch.setattr(run.backend, "size", overtaken)
+    assert commit(store, run, newer, 1).number == 2
+    assert [one.attempt for one in fresh(run).checkpoints()] == [2, 1]
+
+
 def test_of_two_attempts_that_commit_the_same_number_one_is_fenced(store: Store, run: RunRecord) -> None:
     """As on a place whose locks do not exclude: two threads with handles of their own, one attempt."""
     attempt = run.start_attempt({})

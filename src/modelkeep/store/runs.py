@@ -33,6 +33,9 @@ from modelkeep.store.documents import (
 from modelkeep.store.numbering import newest_first, number_of, oldest_first
 from modelkeep.values import Json, SnapshotId, check_name
 
+_TRIES = 3
+"""How often a number is looked for that an older attempt, which does not know yet that it is one, has taken."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -244,33 +247,35 @@ class RunRecord:
             Fenced: a newer attempt of the run exists, or another process has taken the number.
             StorageError: it is too late.
         """
-        self._must_be_newest(attempt)
-        number = self._newest("checkpoints") + 1
-        checkpoint = Checkpoint(
-            number=number,
-            snapshot_id=snapshot.id,
-            step=step,
-            epoch=epoch,
-            metrics=dict(metrics or {}),
-            time=self.backend.now(),
-            attempt=attempt.number,
-            reason=reason,
-            exact=exact,
-        )
-        if not_after is not None and checkpoint.time > not_after:
-            raise StorageError(
-                f"run {self.name}: the save of step {step} has taken so long that a collection may have removed what "
-                "it wrote (the process stood still?); the checkpoint before is intact, and a next save begins anew"
+        for _ in range(_TRIES):
+            number = self._newest("checkpoints") + 1
+            # After the number was found: whatever a newer attempt commits then has this number too, or a greater one.
+            self._must_be_newest(attempt)
+            checkpoint = Checkpoint(
+                number=number,
+                snapshot_id=snapshot.id,
+                step=step,
+                epoch=epoch,
+                metrics=dict(metrics or {}),
+                time=self.backend.now(),
+                attempt=attempt.number,
+                reason=reason,
+                exact=exact,
             )
-        try:
-            self.backend.create(self._checkpoint_key(number), seal(_checkpoint_json(checkpoint)))
-        except AlreadyExists:
-            raise Fenced(
-                f"run {self.name}: another process has written checkpoint {number}; this one has lost the run"
-            ) from None
-        self._named[number] = snapshot.id
-        self._must_be_newest(attempt)
-        return checkpoint
+            if not_after is not None and checkpoint.time > not_after:
+                raise StorageError(
+                    f"run {self.name}: the save of step {step} has taken so long that a collection may have removed "
+                    "what it wrote (the process stood still?); the checkpoint before is intact, and a next save begins "
+                    "anew"
+                )
+            try:
+                self.backend.create(self._checkpoint_key(number), seal(_checkpoint_json(checkpoint)))
+            except AlreadyExists:
+                continue  # by an older attempt that does not know yet that it has lost the run
+            self._named[number] = snapshot.id
+            self._must_be_newest(attempt)
+            return checkpoint
+        raise Fenced(f"run {self.name}: another process writes its checkpoints; this one has lost the run")
 
     def settle(self, number: int) -> None:
         """Make durable that a checkpoint is there: who made it may have been killed before, and we count on it."""
