@@ -371,3 +371,26 @@ run.save({"w": np.arange(12 << 20, dtype="f4")}, step=1, epoch=0)
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "keep")], check=True)
     keep = mk.open(tmp_path / "keep")
     assert keep.load_state("r@last")["w"][-1] == (12 << 20) - 1
+
+
+def test_a_record_that_a_collection_takes_while_the_state_is_saved_again_is_made_anew(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = {"w": np.arange(6.0)}
+    first, create = store.save(tree, meta={}), store.backend.create
+
+    def taken(key: str, data: bytes) -> None:
+        if key != layout.snapshot_key(first.id):
+            create(key, data)
+            return
+        monkeypatch.undo()
+        try:
+            create(key, data)
+        finally:
+            store.backend.delete(key)  # between the refusal and the look at what is there
+
+    monkeypatch.setattr(store.backend, "create", taken)
+    again = store.save(tree, meta={})
+    assert again.id == first.id
+    assert np.array_equal(store.load(again)["w"], tree["w"])
+    assert store.has_snapshot(first.id)

@@ -39,6 +39,9 @@ _TOKEN = re.compile(r"[0-9a-f]{16}")
 _COPY = "modelkeep.copy"
 """In the metadata of a state that was saved again while what it had left before was being collected."""
 
+_TRIES = 3
+"""How often a record is made that was there, and is gone when it is read."""
+
 _LOOKED_AT = 1000
 """Names of a folder that are looked at to tell whether it is of a keep."""
 
@@ -289,19 +292,32 @@ class Store:
 
     def _commit(self, snapshot: Snapshot, new: AbstractSet[str]) -> Snapshot:
         """Make the record durable; ``new``: its new shards. Returns another one when it was there already."""
+        key = layout.snapshot_key(snapshot.id)
         try:
-            self.backend.create(layout.snapshot_key(snapshot.id), snapshot.to_json())
-        except AlreadyExists:
-            # The same state with the same metadata: the record that is there says where its pieces lie.
-            snapshot = self.snapshot(snapshot.id)
-            self.backend.settle(layout.snapshot_key(snapshot.id))  # who made it may have died before it was durable
-            delete_shards(self.backend, new - snapshot.shards.keys())
+            found = self._made_or_found(key, snapshot)
         except (LimitExceeded, StorageError):
-            if not self._is_there(layout.snapshot_key(snapshot.id)):  # else only its durability is in doubt
+            if not self._is_there(key):  # else only its durability is in doubt
                 delete_shards(self.backend, new)
             raise
-        self._shards_of[snapshot.id] = frozenset(snapshot.shards)
-        return snapshot
+        if found is not snapshot:
+            delete_shards(self.backend, new - found.shards.keys())
+        self._shards_of[found.id] = frozenset(found.shards)
+        return found
+
+    def _made_or_found(self, key: str, snapshot: Snapshot) -> Snapshot:
+        """The same state with the same metadata may be there: its record says where its pieces lie."""
+        for _ in range(_TRIES):
+            try:
+                self.backend.create(key, snapshot.to_json())
+            except AlreadyExists:
+                try:
+                    found = self.snapshot(snapshot.id)
+                    self.backend.settle(key)  # who made it may have died before it was durable
+                except NotFound:
+                    continue  # a collection has taken it since
+                return found
+            return snapshot
+        raise StorageError(f"{self.backend.url} has no {key}, and refuses to make it; see `modelkeep doctor`")
 
     def _going(self, shards: AbstractSet[str], new: AbstractSet[str], before: AbstractSet[Entry]) -> set[str]:
         """Those of the shards that are condemned or gone.
