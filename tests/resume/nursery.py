@@ -30,13 +30,15 @@ class Nursery:
         if self._process is None:
             self._process = subprocess.Popen(
                 self._command, env=self._environment, text=True, start_new_session=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             )  # fmt: skip
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([arguments, str(printed)]) + "\n")
         self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        status = self._process.stdout.readline()
+        assert status, f"{self._command} ended, with what it printed to stderr"
+        return int(status)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._process is not None:

@@ -21,7 +21,7 @@ SCHEDULES = {
 DATA = ("arrays", "tf_data", "py_dataset", "loader", "loader_weighted_workers", "grain_stream")
 MATRIX = list(product(BACKENDS, DATA, SCHEDULES))
 SAMPLE = [("tensorflow", "tf_data", "plateau")]
-"""What `make test` kills, beside a loader, a loop of one's own, Lightning and the Trainer."""
+"""What `make test` kills, beside a plain `fit`, a loop of one's own and Lightning."""
 
 
 def matrix_case(backend: str, data: str, schedule: str) -> dict[str, Any]:

@@ -244,7 +244,7 @@ class RunRecord:
         ``not_after``: the time, by the clock of the storage, from which on a collection may have taken the snapshot.
 
         Raises:
-            Fenced: a newer attempt of the run exists, or another process has taken the number.
+            Fenced: a newer attempt of the run exists, or other processes take one number after the other.
             StorageError: it is too late.
         """
         for _ in range(_TRIES):
